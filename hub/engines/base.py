@@ -1,0 +1,77 @@
+"""The interface between hub and whatever generates tokens, in prose.
+
+An *engine* turns one ``Generation`` into calls on one ``Sink``. hub has two: a client of any
+OpenAI-compatible model server (``upstream.py``) and a simulated one (``sim.py``).
+
+The contract of ``generate``:
+
+1. It calls the sink in the order in which the model said things, from one task, and never after it
+   has returned or raised.
+2. A normal end is: ``finish(reason)`` exactly once, ``usage(...)`` at most once before or after it
+   (model servers send usage last), then return.
+3. A failure is a ``HubError`` from the table: what the client did wrong, what is full, what the
+   model server broke. Anything else that it raises counts as a defect of hub.
+4. If the task is cancelled, the model server stops working for it at once: the engine closes what
+   it holds open before it lets ``CancelledError`` go on.
+5. It holds no more than one chunk of the upstream's in memory.
+
+A sink's methods are plain calls: they number, log and wake readers, and never wait. A slow reader
+is the reader's business, never the engine's.
+"""
+
+from typing import Protocol
+
+from hub.api.requests import Generation, Json, Usage
+
+
+class Sink(Protocol):
+    """Where an engine puts what the model says. See the contract above."""
+
+    def text(self, delta: str, logprobs: list[Json] | None = None) -> None:
+        """Visible text. ``logprobs`` are Chat Completions' ``logprobs.content`` for this text."""
+        ...
+
+    def reasoning(self, delta: str) -> None:
+        """Raw reasoning text."""
+        ...
+
+    def refusal(self, delta: str) -> None:
+        """Text of a refusal."""
+        ...
+
+    def tool_call(self, index: int, call_id: str | None, name: str | None, arguments: str) -> None:
+        """A piece of the tool call number ``index``.
+
+        The first piece of an index opens the call; ``call_id`` and ``name`` may come with it only.
+        """
+        ...
+
+    def usage(self, usage: Usage) -> None:
+        """The token counts; the last call wins."""
+        ...
+
+    def finish(self, reason: str) -> None:
+        """``stop``, ``length``, ``tool_calls`` or ``content_filter``, as Chat Completions has it."""
+        ...
+
+
+class Engine(Protocol):
+    """See the contract at the top of this file."""
+
+    name: str
+    """What logs and the start-up message call it: ``sim``, or the upstream's address."""
+
+    slots: int | None
+    """How many requests it runs at once, if it is known: the dispatcher's first window."""
+
+    async def generate(self, generation: Generation, sink: Sink) -> None:
+        """Run one generation to its end. See the contract."""
+        ...
+
+    async def models(self) -> list[str]:
+        """The models that it serves, default first. Raises ``HubError`` if it cannot be asked."""
+        ...
+
+    async def close(self) -> None:
+        """Release what it holds. No ``generate`` is running any more."""
+        ...

@@ -1,0 +1,1 @@
+"""The sockets: routes, HTTP, Server-Sent Events, WebSocket lanes."""
