@@ -30,14 +30,14 @@ class Fault(Enum):
 class CloseCode(IntEnum):
     """WebSocket close codes that hub sends. A close code is an instruction to the client.
 
-    1000, 1002, 1003, 1007, 1008, 1009: stop; the same conduct on a new connection ends the same
+    1000, 1002, 1007, 1008, 1009: stop; the same conduct on a new connection ends the same
     way. 1001, 1011, 1012, 1013: connect again.
     """
 
     NORMAL = 1000
     GOING_AWAY = 1001
     PROTOCOL_ERROR = 1002
-    UNSUPPORTED_DATA = 1003
+    INVALID_DATA = 1007
     POLICY_VIOLATION = 1008
     MESSAGE_TOO_BIG = 1009
     INTERNAL_ERROR = 1011
@@ -79,6 +79,7 @@ TABLE: dict[str, Row] = {
     # The model server refused the request itself.
     "context_length_exceeded": Row(400, _BAD, Fault.CLIENT),
     "upstream_rejected_request": Row(400, _BAD, Fault.CLIENT),
+    "origin_not_allowed": Row(403, _BAD, Fault.CLIENT),
     # Bounds.
     "websocket_stream_limit_reached": Row(400, _BAD, Fault.CLIENT),
     "websocket_connection_limit_reached": Row(400, _BAD, Fault.CAPACITY, True),

@@ -64,6 +64,13 @@ class Engine(Protocol):
     slots: int | None
     """How many requests it runs at once, if it is known: the dispatcher's first window."""
 
+    def serves(self, model: str) -> bool | None:
+        """Whether it serves a model by that name; ``None`` if only asking it would tell.
+
+        The empty name is its default model, which it always serves. Plain and cheap: no I/O.
+        """
+        ...
+
     async def generate(self, generation: Generation, sink: Sink) -> None:
         """Run one generation to its end. See the contract."""
         ...

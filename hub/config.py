@@ -1,0 +1,188 @@
+"""The settings: one type, from whose fields the flags, the environment and the file come.
+
+A field is one option: ``--flush-interval`` on the command line, ``HUB_FLUSH_INTERVAL`` in the
+environment, ``flush_interval`` in a TOML file; the first of these that is there wins, then the
+default. click checks each value and names the option in its error.
+"""
+
+import dataclasses
+import tomllib
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import click
+
+from hub.engines.sim_model import PROFILES
+
+DEFAULT_PROFILE = "h100-8b"
+
+
+def _option(help: str, *, default: Any = None, **click_options: Any) -> Any:
+    """A settings field that is also a command line option."""
+    return field(default=default, metadata={"help": help, "click": click_options})
+
+
+_POSITIVE = click.IntRange(min=1)
+_SECONDS = click.FloatRange(min=0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """What ``hub serve`` can be told."""
+
+    host: str = _option("Address to listen on.", default="127.0.0.1")
+    port: int = _option(
+        "Port to listen on; 0 takes a free one and prints it.",
+        default=8765,
+        type=click.IntRange(0, 65535),
+    )
+    upstream: tuple[str, ...] = _option(
+        "Base URL of an OpenAI-compatible model server. Repeatable. Without it, hub looks for one "
+        "on the usual local ports and else simulates one.",
+        default=(),
+        multiple=True,
+        metavar="URL",
+    )
+    upstream_key: str | None = _option(
+        "API key that is sent to the upstreams. Better set in the environment.", metavar="KEY"
+    )
+    model_map: tuple[str, ...] = _option(
+        "Pass requests for model NAME to the upstreams as UPSTREAM_NAME. Repeatable.",
+        default=(),
+        multiple=True,
+        metavar="NAME=UPSTREAM_NAME",
+    )
+    sim: str | None = _option(
+        f"Use the simulated engine, with this profile ({', '.join(PROFILES)}; "
+        f"{DEFAULT_PROFILE} if none is named).",
+        type=click.Choice(sorted(PROFILES)),
+        is_flag=False,
+        flag_value=DEFAULT_PROFILE,
+        metavar="[PROFILE]",
+    )
+    sim_speed: float = _option(
+        "Run the simulated engine this many times as fast.",
+        default=1.0,
+        type=click.FloatRange(min=0, min_open=True),
+        metavar="FACTOR",
+    )
+    sim_seed: int = _option("Seed of the simulated engine.", default=0)
+    sim_faults: bool = _option(
+        "Let requests ask the simulated engine for faults by their model's name (sim+hang, "
+        "sim+429, sim+error=20, …). For tests.",
+        default=False,
+        is_flag=True,
+    )
+    batch_size: int = _option(
+        "Most requests that leave the queue in one batch.", default=8, type=_POSITIVE
+    )
+    flush_interval: float = _option(
+        "How long (ms) a request may wait for others to join its batch while there is room. "
+        "0: nobody waits.",
+        default=0.0,
+        type=_SECONDS,
+        metavar="MS",
+    )
+    window: int | None = _option(
+        "Most requests that one upstream holds at once. Default: what the upstream says of its "
+        "slots, else 32.",
+        type=_POSITIVE,
+    )
+    queue_size: int = _option(
+        "Most requests that wait; the next one is refused with 429.", default=1024, type=_POSITIVE
+    )
+    idle_timeout: float = _option(
+        "Give an upstream up when it has sent nothing for this long (s).",
+        default=300.0,
+        type=_SECONDS,
+        metavar="S",
+    )
+    max_message: int = _option(
+        "Largest request or WebSocket message (bytes).", default=1 << 20, type=_POSITIVE
+    )
+    connection_lifetime: float = _option(
+        "A WebSocket takes no new requests after this long (minutes).",
+        default=60.0,
+        type=_SECONDS,
+        metavar="MIN",
+    )
+    drain: float = _option(
+        "How long (s) running responses may take to end after SIGTERM.",
+        default=25.0,
+        type=_SECONDS,
+        metavar="S",
+    )
+    reasoning_events: str = _option(
+        "Name of the raw reasoning events: response.reasoning_text.delta (OpenAI and its SDKs) or "
+        "response.reasoning.delta (Open Responses).",
+        default="reasoning_text",
+        type=click.Choice(["reasoning_text", "reasoning"]),
+    )
+    log_level: str = _option(
+        "How much to log.",
+        default="info",
+        type=click.Choice(["debug", "info", "warning", "error"]),
+    )
+
+    @property
+    def models(self) -> dict[str, str]:
+        """``model_map`` as a mapping."""
+        return dict(one.split("=", 1) for one in self.model_map)
+
+
+def options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Decorate a click command with an option per field, and ``--config``."""
+    for spec in reversed(dataclasses.fields(Settings)):
+        default = None if spec.default is dataclasses.MISSING else spec.default
+        command = click.option(
+            f"--{spec.name.replace('_', '-')}",
+            default=default,
+            envvar=f"HUB_{spec.name.upper()}",
+            show_envvar=False,
+            show_default=default not in (None, (), False),
+            help=spec.metadata["help"],
+            **spec.metadata["click"],
+        )(command)
+    return click.option(
+        "--config",
+        type=click.Path(exists=True, dir_okay=False, path_type=Path),
+        envvar="HUB_CONFIG",
+        is_eager=True,
+        expose_value=False,
+        callback=_load,
+        help="TOML file with settings, named as the options are, with underscores.",
+    )(command)
+
+
+def _load(context: click.Context, option: click.Parameter, path: Path | None) -> None:
+    """Make a TOML file's settings the defaults of the options."""
+    if path is None:
+        return
+    try:
+        values = tomllib.loads(path.read_text())
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise click.BadParameter(f"{path} is not valid TOML: {error}", param=option) from None
+    known = {spec.name for spec in dataclasses.fields(Settings)}
+    for name in values:
+        if name not in known:
+            raise click.BadParameter(f"{path} has an unknown setting '{name}'", param=option)
+    context.default_map = values
+
+
+def from_options(values: dict[str, Any]) -> Settings:
+    """The settings that click has read and checked. Raises ``click.BadParameter``."""
+    for pair in values["model_map"]:
+        if not all(pair.partition("=")):
+            raise click.BadParameter(
+                f"'{pair}' is not NAME=UPSTREAM_NAME", param_hint="'--model-map'"
+            )
+    for url in values["upstream"]:
+        if not url.startswith(("http://", "https://")):
+            raise click.BadParameter(
+                f"'{url}' is not an http:// or https:// URL", param_hint="'--upstream'"
+            )
+    if values["upstream"] and values["sim"]:
+        raise click.UsageError("'--upstream' and '--sim' exclude each other.")
+    return Settings(**values)

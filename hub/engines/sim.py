@@ -1,0 +1,258 @@
+"""The simulated engine: a model server's timing and a chat model's output, without a model.
+
+``sim_model`` says how long each iteration of the server takes and who has a token at its end,
+``sim_text`` what the tokens are; this file lets the time pass on the event loop and calls the
+sinks. One timer exists while there is work and none while there is not. A token costs plain calls:
+no task, no queue and no await.
+"""
+
+import asyncio
+from dataclasses import dataclass
+
+from hub.api.requests import Generation, Usage
+from hub.engines import sim_faults, sim_text
+from hub.engines.base import Sink
+from hub.engines.sim_faults import Fault
+from hub.engines.sim_model import DEFAULT_PROFILE, Profile, Scheduler, Sequence
+from hub.errors import HubError
+
+MODEL = "sim"
+MAX_LAG = 0.25
+"""Seconds of a stalled event loop that are made up for afterwards. Lag within it costs no speed;
+more of it than that is forgotten, since a burst of a minute's tokens would be like no server."""
+
+
+@dataclass(frozen=True, slots=True)
+class SimStatistics:
+    """What the engine is doing, and what it has done since it was made."""
+
+    running: int
+    waiting: int
+    kv_used: int
+    iterations: int
+    tokens: int
+    """Tokens that sinks were given."""
+    finished: int
+    failed: int
+    aborted: int
+    """Generations that were stopped before their end."""
+
+
+class Run(Sequence):
+    """One generation on its way. ``done`` resolves when it is over: to its failure, or to None."""
+
+    __slots__ = ("done", "fault", "over", "script", "sink", "timer")
+
+    def __init__(
+        self,
+        prompt_tokens: int,
+        script: sim_text.Script,
+        sink: Sink,
+        fault: Fault | None,
+        done: asyncio.Future[Exception | None],
+    ) -> None:
+        # The end of an empty answer takes a token to decode, too.
+        super().__init__(prompt_tokens, max(1, len(script)))
+        self.script = script
+        self.sink = sink
+        self.fault = fault
+        self.done = done
+        self.over = False
+        self.timer: asyncio.TimerHandle | None = None
+
+    def say(self) -> bool:
+        """Tell the sink the token just decoded; true if it was the last."""
+        if self.fault is not None and self.decoded > self.fault.amount:
+            match self.fault.kind:
+                case "error":
+                    raise HubError("upstream_error", "The simulated engine fails, as it was asked.")
+                case "eof":
+                    raise HubError(
+                        "upstream_incomplete_stream",
+                        "The simulated engine stops without an end, as it was asked.",
+                    )
+        if self.decoded <= len(self.script):
+            self.script.say(self.decoded - 1, self.sink)
+        if self.decoded < self.max_tokens:
+            return False
+        self.sink.finish(self.script.finish)
+        self.sink.usage(
+            Usage(
+                input_tokens=self.prompt_tokens,
+                output_tokens=len(self.script),
+                reasoning_tokens=len(self.script.reasoning),
+            )
+        )
+        return True
+
+
+class SimEngine:
+    """An ``Engine`` (see ``base``) that simulates a server.
+
+    ``speed`` is how many simulated seconds pass in one of the event loop's; ``seed`` makes both
+    timing and texts reproducible. ``faults`` allows what ``sim_faults`` lists.
+    """
+
+    name = MODEL
+
+    def __init__(
+        self,
+        profile: Profile = DEFAULT_PROFILE,
+        *,
+        speed: float = 1.0,
+        seed: int = 0,
+        faults: bool = False,
+    ) -> None:
+        if speed <= 0:
+            raise ValueError(f"speed must be positive, but it is {speed}")
+        self.profile = profile
+        self.slots: int | None = profile.slots
+        self._speed = speed
+        self._seed = seed
+        self._faults = faults
+        self._scheduler: Scheduler[Run] = Scheduler(profile, seed)
+        self._timer: asyncio.Handle | None = None
+        self._now = 0.0
+        self._iterations = self._tokens = self._finished = self._failed = self._aborted = 0
+
+    def serves(self, model: str) -> bool | None:
+        return not model or model.startswith(MODEL)
+
+    async def generate(self, generation: Generation, sink: Sink) -> None:
+        run = self.start(generation, sink)
+        try:
+            failure = await run.done
+        finally:
+            self.stop(run)
+        if failure is not None:
+            raise failure
+
+    async def models(self) -> list[str]:
+        return [MODEL]
+
+    async def close(self) -> None:
+        assert not self._scheduler, "close the engine after its last generation"
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def fault(self, model: str) -> Fault | None:
+        """The fault that a model's name asks for, if faults are allowed."""
+        return sim_faults.parse(model) if self._faults else None
+
+    def start(self, generation: Generation, sink: Sink) -> Run:
+        """The form of ``generate`` that does not wait.
+
+        The sink's calls come from the event loop's timers. Wait for ``run.done``, and call ``stop``
+        whatever came of it.
+        """
+        if generation.model and not generation.model.startswith(MODEL):
+            raise HubError(
+                "model_not_found",
+                f"The simulated engine has no model '{generation.model[:64]}'.",
+                param="model",
+            )
+        fault = self.fault(generation.model)
+        loop = asyncio.get_running_loop()
+        run = Run(
+            sim_text.count_tokens(generation.messages, generation.tools),
+            sim_text.script(generation, self._seed),
+            sink,
+            fault,
+            loop.create_future(),
+        )
+        if run.kv_tokens > self.profile.kv_tokens or (fault is not None and fault.kind == "400"):
+            raise HubError(
+                "context_length_exceeded",
+                f"The prompt has {run.prompt_tokens} tokens and the answer {run.max_tokens}; "
+                f"the context holds {self.profile.kv_tokens}.",
+                param="messages",
+            )
+        match fault:
+            case Fault("429" | "503", seconds):
+                raise HubError(
+                    "upstream_overloaded",
+                    "The simulated engine is overloaded, as it was asked.",
+                    retry_after=seconds,
+                )
+            case Fault("hang", _):
+                pass
+            case Fault("slow", seconds):
+                run.timer = loop.call_later(seconds / self._speed, self._add, run)
+            case _:
+                self._add(run)
+        return run
+
+    def stop(self, run: Run) -> None:
+        """Let go of a run at once: its slot and its cache are free. Harmless when it is over."""
+        if not run.over:
+            self._aborted += 1
+            self._end(run)
+            run.done.cancel()
+
+    def statistics(self) -> SimStatistics:
+        return SimStatistics(
+            running=self._scheduler.running,
+            waiting=self._scheduler.waiting,
+            kv_used=self._scheduler.kv_used,
+            iterations=self._iterations,
+            tokens=self._tokens,
+            finished=self._finished,
+            failed=self._failed,
+            aborted=self._aborted,
+        )
+
+    def _add(self, run: Run) -> None:
+        run.timer = None
+        self._scheduler.add(run)
+        if self._timer is None:
+            loop = asyncio.get_running_loop()
+            self._now = loop.time()
+            # Not at once: who comes in the same turn of the loop shares the first iteration.
+            self._timer = loop.call_soon(self._begin)
+
+    def _begin(self) -> None:
+        """Begin an iteration. Once begun it takes its time, even if all of it is stopped."""
+        loop = asyncio.get_running_loop()
+        iteration = self._scheduler.iterate()
+        self._iterations += 1
+        # On an absolute schedule, so that late timers do not add up.
+        self._now = max(self._now, loop.time() - MAX_LAG) + iteration.dt / self._speed
+        self._timer = loop.call_at(self._now, self._finish, iteration.emitted)
+
+    def _finish(self, emitted: list[Run]) -> None:
+        """Tell the sinks what an iteration brought, and go on if there is more to do."""
+        for run in emitted:
+            # Stopped meanwhile, or about to be: its task was cancelled and has yet to run.
+            if run.done.done():
+                continue
+            try:
+                last = run.say()
+            # The boundary between generations: this one ends with whatever its sink or its fault
+            # raised, and all the others go on.
+            except Exception as failure:
+                self._settle(run, failure)
+            else:
+                self._tokens += run.decoded <= len(run.script)
+                if last:
+                    self._settle(run, None)
+        if self._scheduler:
+            self._begin()
+        else:
+            self._timer = None
+
+    def _settle(self, run: Run, failure: Exception | None) -> None:
+        # A sink may have stopped its own run, or cancelled the task that waits for it.
+        if run.over:
+            return
+        self._finished += failure is None
+        self._failed += failure is not None
+        self._end(run)
+        if not run.done.done():
+            run.done.set_result(failure)
+
+    def _end(self, run: Run) -> None:
+        run.over = True
+        if run.timer is not None:
+            run.timer.cancel()
+        self._scheduler.remove(run)

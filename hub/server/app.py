@@ -1,0 +1,187 @@
+"""The server: routes, the upgrade to WebSocket, keep-alive, drain."""
+
+import asyncio
+import logging
+from pathlib import Path
+
+from aiohttp import web
+from websockets.datastructures import Headers
+from websockets.http11 import Request
+from websockets.protocol import OPEN
+from websockets.server import ServerProtocol
+
+from hub import __version__
+from hub.api.recorder import new_id
+from hub.errors import CloseCode, HubError
+from hub.hub import Hub
+from hub.server import http
+from hub.server.websocket import Connection
+
+logger = logging.getLogger("hub.server")
+
+PING_INTERVAL = 20.0
+"""Seconds between pings; a peer that has sent nothing since the last one is given up."""
+
+SECURITY_HEADERS = {
+    "Content-Security-Policy": (
+        "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; "
+        "img-src 'self' data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+    ),
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+    "Cache-Control": "no-cache",
+}
+
+
+def static_files() -> Path:
+    """Where the page's files are: inside an installed package, else beside it in a checkout."""
+    package = Path(__file__).parent.parent
+    installed = package / "_static"
+    return installed if installed.is_dir() else package.parent / "static"
+
+
+class Server:
+    """Serves a hub on one port. ``start``, then ``stop``; not to be started again."""
+
+    def __init__(
+        self,
+        hub: Hub,
+        *,
+        host: str = "127.0.0.1",
+        port: int = 0,
+        max_message: int = 1 << 20,
+        connection_lifetime: float = 3600.0,
+    ) -> None:
+        """``max_message`` is in bytes, ``connection_lifetime`` in seconds."""
+        self._hub = hub
+        self._host = host
+        self._port = port
+        self._max_message = max_message
+        self._lifetime = connection_lifetime
+        self._connections: set[Connection] = set()
+        self._gone = asyncio.Event()
+        self._runner: web.AppRunner | None = None
+        self._site: web.TCPSite | None = None
+        self._ticker: asyncio.TimerHandle | None = None
+        self._draining = False
+
+    @property
+    def connections(self) -> int:
+        """How many WebSockets are open."""
+        return len(self._connections)
+
+    async def start(self) -> int:
+        """Listen. Returns the port, which the system chose if 0 was asked for.
+
+        Raises ``OSError`` if the address cannot be had.
+        """
+        app = web.Application(
+            middlewares=[http.errors, http.origins], client_max_size=self._max_message
+        )
+        app[http.HUB] = self._hub
+        app.on_response_prepare.append(_mark)
+        app.router.add_post("/v1/responses", http.create_response)
+        app.router.add_get("/v1/responses", self._upgrade)
+        app.router.add_post("/v1/chat/completions", http.create_chat_completion)
+        app.router.add_get("/v1/models", http.list_models)
+        app.router.add_get("/v1/models/{model:.+}", http.get_model)
+        app.router.add_get("/health", http.health)
+        for path in static_files().iterdir():
+            app.router.add_get(f"/{path.name}", _file(path))
+            if path.name == "index.html":
+                app.router.add_get("/", _file(path))
+        # A handler must learn that its client went away: its response is cancelled then.
+        self._runner = web.AppRunner(app, access_log=None, handler_cancellation=True)
+        await self._runner.setup()
+        self._site = web.TCPSite(self._runner, self._host, self._port, backlog=1024)
+        await self._site.start()
+        self._tick()
+        # aiohttp keeps the bound port to itself; its runner tells the addresses.
+        port: int = self._runner.addresses[0][1]
+        return port
+
+    async def stop(self, drain: float) -> None:
+        """Stop accepting, give what runs ``drain`` seconds to end, close every connection."""
+        assert self._runner is not None
+        assert self._site is not None
+        self._draining = True
+        await self._site.stop()
+        for connection in [*self._connections]:
+            if connection.idle:
+                connection.close(CloseCode.SERVICE_RESTART, "hub is shutting down")
+        await self._hub.close(drain)
+        # One turn for the flush that carries the last events.
+        await asyncio.sleep(0)
+        for connection in [*self._connections]:
+            connection.close(CloseCode.SERVICE_RESTART, "hub is shutting down")
+        while self._connections:
+            self._gone.clear()
+            await self._gone.wait()
+        if self._ticker is not None:
+            self._ticker.cancel()
+        await self._runner.cleanup()
+
+    async def _upgrade(self, request: web.Request) -> web.StreamResponse:
+        """``GET /v1/responses``: the handshake, then the transport changes hands."""
+        if request.headers.get("Upgrade", "").lower() != "websocket":
+            refused = http.error_response(
+                HubError("upgrade_required", "This is a WebSocket: connect to it, or POST.")
+            )
+            refused.headers["Upgrade"] = "websocket"
+            return refused
+        if self._draining:
+            raise HubError("shutting_down", "hub is shutting down.", retry_after=1.0)
+        handshake = Request(request.raw_path, Headers(request.headers.items()))
+        answer = ServerProtocol().accept(handshake)
+        if answer.status_code != 101:
+            code = "upgrade_required" if answer.status_code == 426 else "invalid_value"
+            raise HubError(code, answer.body.decode().strip())
+        transport = request.transport
+        if transport is None:
+            raise ConnectionResetError("the client went away")
+        # A second one, since the parser of the first still waits for the handshake's bytes.
+        protocol = ServerProtocol(state=OPEN, max_size=self._max_message, logger=logger)
+        connection = Connection(self._hub, protocol, on_lost=self._lost)
+        transport.write(answer.serialize())
+        connection.connection_made(transport)
+        self._connections.add(connection)
+        # From here on the transport is ours. aiohttp's protocol is told that it has lost its
+        # connection, so that it lets go of all that it keeps for one; it must not close the
+        # transport on that occasion.
+        inner = request.protocol
+        transport.set_protocol(connection)
+        inner.transport = None
+        inner.connection_lost(None)
+        return _HandedOver()
+
+    def _lost(self, connection: Connection) -> None:
+        self._connections.discard(connection)
+        self._gone.set()
+
+    def _tick(self) -> None:
+        """One timer for the keep-alive of all connections."""
+        for connection in [*self._connections]:
+            connection.keep_alive(self._lifetime)
+        self._ticker = asyncio.get_running_loop().call_later(PING_INTERVAL, self._tick)
+
+
+class _HandedOver(web.Response):
+    """What a handler returns whose transport is no longer aiohttp's: nothing is written."""
+
+    async def prepare(self, request: web.BaseRequest) -> None:
+        return None
+
+    async def write_eof(self, data: bytes = b"") -> None:
+        return None
+
+
+async def _mark(request: web.Request, response: web.StreamResponse) -> None:
+    response.headers["Server"] = f"hub/{__version__}"
+    response.headers["X-Request-Id"] = new_id("req")
+
+
+def _file(path: Path) -> http.Handler:
+    async def serve(request: web.Request) -> web.StreamResponse:
+        return web.FileResponse(path, headers=SECURITY_HEADERS)
+
+    return serve

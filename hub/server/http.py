@@ -1,0 +1,187 @@
+"""The HTTP endpoints: JSON in, and JSON or SSE out.
+
+Handlers only translate. They raise ``HubError``; the middleware makes it the protocol's error
+object. A handler is cancelled when its client goes away, and then leaves its response.
+"""
+
+import logging
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from typing import Any
+from urllib.parse import urlsplit
+
+import orjson
+from aiohttp import web
+
+from hub import __version__
+from hub.api.chat import ChatStream, completion, parse_chat
+from hub.api.recorder import TERMINAL_EVENTS
+from hub.api.requests import Json
+from hub.api.responses import parse_create
+from hub.api.sse import DONE, encode
+from hub.errors import HubError
+from hub.hub import Hub, Live
+from hub.log import Event
+from hub.server import stream
+
+logger = logging.getLogger("hub.http")
+
+HUB = web.AppKey("hub", Hub)
+HEARTBEAT = 15.0
+"""Seconds of silence after which a stream says that it is still there."""
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+_FROM_STATUS = {404: "not_found", 405: "method_not_allowed", 413: "message_too_large"}
+
+
+@web.middleware
+async def errors(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Every answer that is not 2xx carries the protocol's error object."""
+    try:
+        return await handler(request)
+    except HubError as error:
+        return error_response(error)
+    except web.HTTPException as error:
+        if error.status < 400:
+            raise
+        code = _FROM_STATUS.get(error.status, "invalid_value")
+        refused = error_response(HubError(code, f"{error.reason}."), status=error.status)
+        if "Allow" in error.headers:
+            refused.headers["Allow"] = error.headers["Allow"]
+        return refused
+    except ConnectionError:
+        raise
+    except Exception:
+        # The boundary of one HTTP request: it is answered with 500, the server lives on.
+        logger.exception("%s %s failed", request.method, request.path)
+        return error_response(HubError("server_error", "The request failed inside hub."))
+
+
+@web.middleware
+async def origins(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Refuse what a page of another site sends: its user has not asked for it.
+
+    A browser lets any page open a WebSocket or post a form to hub, with the user's network in
+    reach. Clients that are no browsers send no ``Origin``.
+    """
+    origin = request.headers.get("Origin")
+    if origin is not None and urlsplit(origin).netloc != request.host:
+        raise HubError("origin_not_allowed", "Requests from other sites' pages are refused.")
+    return await handler(request)
+
+
+def error_response(error: HubError, *, status: int | None = None) -> web.Response:
+    """The answer that an error makes."""
+    answer = json_response({"error": error.body()}, status=status or error.status)
+    if error.retry_after is not None:
+        answer.headers["Retry-After"] = str(max(1, round(error.retry_after)))
+    return answer
+
+
+def json_response(body: Any, *, status: int = 200) -> web.Response:
+    return web.Response(
+        body=orjson.dumps(body), status=status, content_type="application/json", charset="utf-8"
+    )
+
+
+async def create_response(request: web.Request) -> web.StreamResponse:
+    """``POST /v1/responses``: JSON, or SSE with ``stream: true``."""
+    hub = request.app[HUB]
+    asked = parse_create(await read_json(request))
+    if asked.background:
+        raise HubError(
+            "unsupported_value", "'background' is not supported yet.", param="background"
+        )
+    if asked.previous_response_id is not None:
+        raise HubError(
+            "previous_response_not_found",
+            f"Previous response with id '{asked.previous_response_id[:64]}' not found.",
+            param="previous_response_id",
+        )
+    live = hub.submit(asked)
+    with _leaving(hub, live):
+        if asked.stream:
+            return await stream.send(request, live, _block, heartbeat=HEARTBEAT)
+        await live.until_ended()
+    _raise_if_nothing_was_said(live)
+    return json_response(live.recorder.snapshot())
+
+
+async def create_chat_completion(request: web.Request) -> web.StreamResponse:
+    """``POST /v1/chat/completions``: JSON, or SSE with ``stream: true``."""
+    hub = request.app[HUB]
+    asked = parse_chat(await read_json(request))
+    live = hub.submit(asked)
+    with _leaving(hub, live):
+        if asked.stream:
+            # A failure before the first news is an HTTP error, which clients know how to retry.
+            await live.until_news(HEARTBEAT)
+            _raise_if_nothing_was_said(live)
+            render = ChatStream(live.recorder).render
+            return await stream.send(request, live, render, heartbeat=HEARTBEAT)
+        await live.until_ended()
+    if live.recorder.error is not None:
+        raise live.recorder.error
+    return json_response(completion(live.recorder))
+
+
+async def list_models(request: web.Request) -> web.StreamResponse:
+    """``GET /v1/models``."""
+    models = await request.app[HUB].dispatcher.models()
+    return json_response({"object": "list", "data": [_model(*one) for one in models.items()]})
+
+
+async def get_model(request: web.Request) -> web.StreamResponse:
+    """``GET /v1/models/{model}``."""
+    name = request.match_info["model"]
+    models = await request.app[HUB].dispatcher.models()
+    if name not in models:
+        raise HubError("model_not_found", f"No model '{name[:64]}' is served here.", param="model")
+    return json_response(_model(name, models[name]))
+
+
+async def health(request: web.Request) -> web.StreamResponse:
+    """``GET /health``: that hub is alive, and what it is doing."""
+    hub = request.app[HUB]
+    return json_response(
+        {
+            "status": "ok",
+            "version": __version__,
+            "responses": asdict(hub.statistics()),
+            "dispatcher": asdict(hub.dispatcher.statistics()),
+        }
+    )
+
+
+async def read_json(request: web.Request) -> Any:
+    """The body of a request, read as JSON whatever its content type says."""
+    try:
+        return orjson.loads(await request.read())
+    except orjson.JSONDecodeError as error:
+        raise HubError("invalid_json", f"The body is not JSON: {error}.") from None
+
+
+def _model(name: str, owner: str) -> Json:
+    return {"id": name, "object": "model", "created": 0, "owned_by": owner}
+
+
+def _block(event: Event) -> bytes:
+    block = encode(event.type, event.wire)
+    return block + DONE if event.type in TERMINAL_EVENTS else block
+
+
+@contextmanager
+def _leaving(hub: Hub, live: Live) -> Iterator[None]:
+    """Leave the response if the handler is stopped before the end: its client is gone."""
+    try:
+        yield
+    finally:
+        if not live.log.sealed:
+            hub.leave(live)
+
+
+def _raise_if_nothing_was_said(live: Live) -> None:
+    if live.recorder.error is not None and not live.recorder.output:
+        raise live.recorder.error

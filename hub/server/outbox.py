@@ -1,0 +1,161 @@
+"""The outbox of a socket: everything new, in one write per turn of the event loop.
+
+A *subscription* is a cursor on a log and a way to render its events. When its log grows it marks
+itself as dirty, and the outbox asks the loop for one flush; by the time the flush runs, every log
+that grew in this turn is in it. No queue, no task and no timer per subscription: a reader that
+cannot keep up is a cursor that stays where it is. When its socket drains, what it missed is merged
+into few events.
+
+Fair among the subscriptions of one socket: a flush takes a bounded number of bytes of each, in the
+order in which they became dirty; who has more goes to the back.
+"""
+
+import asyncio
+from collections.abc import Callable
+
+from hub.log import Event, ResponseLog
+
+BUDGET = 64 * 1024
+"""Bytes that one subscription may write in one turn before the next one gets its turn."""
+
+
+class Subscription:
+    """A reader of one log. Made by ``Outbox.subscribe``."""
+
+    __slots__ = ("_outbox", "behind", "cursor", "dirty", "log", "on_end", "render")
+
+    def __init__(
+        self,
+        outbox: "Outbox",
+        log: ResponseLog,
+        cursor: int,
+        render: Callable[[Event], bytes],
+        on_end: Callable[[], None],
+    ) -> None:
+        self._outbox = outbox
+        self.log = log
+        self.cursor = cursor
+        self.render = render
+        self.on_end = on_end
+        self.dirty = False
+        self.behind = False
+        """It missed turns: merge what it has not had yet."""
+
+    def wake(self) -> None:
+        """The log grew. On the hot path: runs for every token and reader."""
+        if not self.dirty:
+            self.dirty = True
+            self._outbox.mark(self)
+
+
+class Outbox:
+    """Writes the news of any number of subscriptions to one transport.
+
+    The owner forwards the transport's ``pause_writing`` and ``resume_writing``, and calls ``close``
+    when the connection is lost.
+    """
+
+    def __init__(
+        self,
+        write: Callable[[bytes], None],
+        loop: asyncio.AbstractEventLoop,
+        *,
+        budget: int = BUDGET,
+    ) -> None:
+        self._write = write
+        self._loop = loop
+        self._budget = budget
+        self._subscriptions: set[Subscription] = set()
+        self._dirty: list[Subscription] = []
+        self._scheduled = False
+        self._paused = False
+        self._closed = False
+
+    def __len__(self) -> int:
+        return len(self._subscriptions)
+
+    @property
+    def paused(self) -> bool:
+        """The socket is full: nothing is written until it has drained."""
+        return self._paused
+
+    def subscribe(
+        self,
+        log: ResponseLog,
+        render: Callable[[Event], bytes],
+        *,
+        cursor: int = -1,
+        on_end: Callable[[], None],
+    ) -> Subscription:
+        """Send a log's events after ``cursor``, and all that follow.
+
+        ``render`` turns an event into bytes. ``on_end`` is called after the terminal event was
+        written; the subscription is over then.
+        """
+        subscription = Subscription(self, log, cursor, render, on_end)
+        self._subscriptions.add(subscription)
+        log.subscribe(subscription.wake)
+        if log.last > cursor:
+            subscription.wake()
+        return subscription
+
+    def unsubscribe(self, subscription: Subscription) -> None:
+        """Stop reading. ``on_end`` will not be called."""
+        self._subscriptions.discard(subscription)
+        subscription.log.unsubscribe(subscription.wake)
+
+    def mark(self, subscription: Subscription) -> None:
+        """``subscription`` has news."""
+        self._dirty.append(subscription)
+        if not self._scheduled and not self._paused:
+            self._scheduled = True
+            self._loop.call_soon(self._flush)
+
+    def pause(self) -> None:
+        """The transport's buffer is over its high-water mark."""
+        self._paused = True
+        for subscription in self._subscriptions:
+            subscription.behind = True
+
+    def resume(self) -> None:
+        """The transport's buffer has drained."""
+        self._paused = False
+        if self._dirty and not self._scheduled:
+            self._scheduled = True
+            self._loop.call_soon(self._flush)
+
+    def close(self) -> None:
+        """The connection is gone: forget all subscriptions."""
+        self._closed = True
+        for subscription in [*self._subscriptions]:
+            self.unsubscribe(subscription)
+        self._dirty.clear()
+
+    def _flush(self) -> None:
+        self._scheduled = False
+        if self._paused or self._closed:
+            return
+        dirty, self._dirty = self._dirty, []
+        blocks: list[bytes] = []
+        ended: list[Subscription] = []
+        for subscription in dirty:
+            subscription.dirty = False
+            if subscription not in self._subscriptions:
+                continue
+            log = subscription.log
+            events = log.read(subscription.cursor, merge=subscription.behind, budget=self._budget)
+            if not events:
+                continue
+            subscription.cursor = events[-1].seq
+            blocks += map(subscription.render, events)
+            if subscription.cursor < log.last:
+                subscription.wake()
+            else:
+                subscription.behind = False
+                if log.sealed:
+                    ended.append(subscription)
+        if blocks:
+            self._write(b"".join(blocks))
+        for subscription in ended:
+            self.unsubscribe(subscription)
+            subscription.on_end()
