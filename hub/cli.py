@@ -8,6 +8,7 @@ from collections.abc import Callable, Coroutine
 from typing import Any
 
 import click
+from aiohttp import web
 
 from hub import __version__
 from hub.config import Settings, from_options, options
@@ -125,7 +126,7 @@ async def _engines(settings: Settings) -> list[Engine]:
     if not urls:
         found = await find_local()
         if found is None:
-            ports = ", ".join(f"{server.name} {server.port}" for server in LOCAL_SERVERS)
+            ports = ", ".join(f"{name} at {url}" for name, url in LOCAL_SERVERS)
             click.echo(
                 f"No model server found on this machine ({ports}): the answers are simulated. "
                 "--upstream URL names one."
@@ -174,7 +175,7 @@ async def _simulate(engine: SimEngine, host: str, port: int) -> None:
     await runner.setup()
 
     async def start() -> int:
-        await sim_server.web.TCPSite(runner, host, port, backlog=1024).start()
+        await web.TCPSite(runner, host, port, backlog=1024).start()
         chosen: int = runner.addresses[0][1]
         return chosen
 

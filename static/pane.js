@@ -12,6 +12,7 @@ export class Pane {
   chat = null
   #part = {}
   #stick = true
+  #top = 0
   #last = null // the AnswerView of the last turn
 
   /**
@@ -156,9 +157,13 @@ export class Pane {
     this.#part.latest.hidden = this.#stick
   }
 
+  /** Only a move upwards lets go of the end: text that grows below a reader is no such wish. */
   #scrolled() {
     const { log, latest } = this.#part
-    this.#stick = log.scrollHeight - log.scrollTop - log.clientHeight < NEAR
+    const near = log.scrollHeight - log.scrollTop - log.clientHeight < NEAR
+    if (near) this.#stick = true
+    else if (log.scrollTop < this.#top) this.#stick = false
+    this.#top = log.scrollTop
     latest.hidden = this.#stick
   }
 

@@ -11,18 +11,20 @@ from typing import Any
 import orjson
 
 from hub.api.recorder import Recorder
-from hub.api.requests import Fields, Generation, Json, Request, check_depth, json_type
+from hub.api.requests import (
+    Fields,
+    Generation,
+    Json,
+    Request,
+    check_depth,
+    json_type,
+    sampling,
+)
 from hub.errors import HubError
 from hub.log import Event
 
 ROLES = ("system", "developer", "user", "assistant", "tool", "function")
 
-NUMBERS = (
-    ("temperature", 0.0, 2.0),
-    ("top_p", 0.0, 1.0),
-    ("presence_penalty", -2.0, 2.0),
-    ("frequency_penalty", -2.0, 2.0),
-)
 PASSED_ON = (
     "seed",
     "logit_bias",
@@ -54,11 +56,7 @@ def parse_chat(body: Any) -> Request:
     fields = Fields(body)
     if fields.integer("n", 1) not in (None, 1):
         raise HubError("unsupported_value", "'n' must be 1.", param="n")
-    extra: Json = {}
-    for name, low, high in NUMBERS:
-        value = fields.number(name, low, high)
-        if value is not None:
-            extra[name] = value
+    extra = sampling(fields)
     for name in PASSED_ON:
         if fields.raw(name) is not None:
             extra[name] = fields.raw(name)

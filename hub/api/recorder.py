@@ -19,10 +19,10 @@ first reader asks.
 """
 
 import secrets
-from typing import Any
 
 import orjson
 
+from hub.api.parts import DeltaPart, logprob
 from hub.api.requests import Json, Request, Usage
 from hub.api.responses import response_object
 from hub.errors import HubError
@@ -43,31 +43,6 @@ FINISH: dict[str, str | None] = {
 def new_id(prefix: str) -> str:
     """A fresh id with 128 random bits: it cannot be guessed, and is never used again."""
     return f"{prefix}_{secrets.token_hex(16)}"
-
-
-class DeltaPart:
-    """What all deltas of one part share: where they belong and how they are written."""
-
-    __slots__ = ("_head", "_tail", "item", "output_index", "pieces", "type")
-
-    def __init__(self, type: str, item: Json, output_index: int, content_index: int | None) -> None:
-        self.type = type
-        self.item = item
-        self.output_index = output_index
-        self.pieces: list[str] = []
-        shared: Json = {"type": type, "item_id": item["id"], "output_index": output_index}
-        if content_index is not None:
-            shared["content_index"] = content_index
-        self._head = orjson.dumps(shared)[:-1] + b',"sequence_number":'
-        self._tail = b',"logprobs":[]' if type == "response.output_text.delta" else b""
-
-    def encode(self, seq: int, delta: str) -> bytes:
-        return b'%b%d%b,"delta":%b' % (self._head, seq, self._tail, orjson.dumps(delta))
-
-    @property
-    def text(self) -> str:
-        """All that was said in this part so far."""
-        return "".join(self.pieces)
 
 
 class Recorder:
@@ -349,7 +324,7 @@ class Recorder:
         return self._part
 
     def _text_with_logprobs(self, part: DeltaPart, delta: str, logprobs: list[Json]) -> None:
-        clean = [_logprob(one) for one in logprobs]
+        clean = [logprob(one) for one in logprobs]
         part.pieces.append(delta)
         part.item["content"][self._content_index]["logprobs"].extend(clean)
         body = self._place({"delta": delta, "logprobs": clean})
@@ -421,20 +396,3 @@ def _copy(item: Json) -> Json:
     if "content" in item:
         return {**item, "content": [dict(part) for part in item["content"]]}
     return dict(item)
-
-
-def _logprob(given: Any) -> Json:
-    """A Chat Completions log probability as the Responses API has it: every field is there."""
-    if not isinstance(given, dict):
-        raise HubError("upstream_protocol_error", "The model server sent malformed logprobs.")
-    one: Json = {
-        "token": given.get("token", ""),
-        "logprob": given.get("logprob", 0.0),
-        "bytes": given.get("bytes") or [],
-    }
-    if "top_logprobs" in given or "bytes" in given:
-        one["top_logprobs"] = [
-            {key: value for key, value in _logprob(top).items() if key != "top_logprobs"}
-            for top in given.get("top_logprobs") or []
-        ]
-    return one

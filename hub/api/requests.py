@@ -179,6 +179,21 @@ class Fields:
         return value
 
 
+SAMPLING = (
+    ("temperature", 0.0, 2.0),
+    ("top_p", 0.0, 1.0),
+    ("presence_penalty", -2.0, 2.0),
+    ("frequency_penalty", -2.0, 2.0),
+)
+"""Sampling parameters that every dialect and every model server has, with their range."""
+
+
+def sampling(fields: Fields) -> Json:
+    """Those of ``SAMPLING`` that were given."""
+    given = {name: fields.number(name, low, high) for name, low, high in SAMPLING}
+    return {name: value for name, value in given.items() if value is not None}
+
+
 def json_type(value: Any) -> str:
     """The name that JSON has for a value's type, with its article."""
     match value:

@@ -8,7 +8,16 @@ month. Fields that it knows and cannot honour are refused, by name.
 from typing import Any
 
 from hub.api.items import parse_input
-from hub.api.requests import Fields, Generation, Json, Request, Usage, check_depth, json_type
+from hub.api.requests import (
+    Fields,
+    Generation,
+    Json,
+    Request,
+    Usage,
+    check_depth,
+    json_type,
+    sampling,
+)
 from hub.errors import HubError
 
 EFFORTS = ("none", "minimal", "low", "medium", "high", "xhigh", "max")
@@ -39,16 +48,7 @@ def parse_create(body: Any) -> Request:
     wants_logprobs = "message.output_text.logprobs" in (fields.array("include") or [])
     max_tokens = fields.integer("max_output_tokens", 1)
 
-    extra: Json = {}
-    for name, low, high in (
-        ("temperature", 0.0, 2.0),
-        ("top_p", 0.0, 1.0),
-        ("presence_penalty", -2.0, 2.0),
-        ("frequency_penalty", -2.0, 2.0),
-    ):
-        value = fields.number(name, low, high)
-        if value is not None:
-            extra[name] = value
+    extra = sampling(fields)
     if reasoning["effort"] is not None:
         extra["reasoning_effort"] = reasoning["effort"]
     if offered and fields.raw("parallel_tool_calls") is not None:

@@ -4,9 +4,10 @@ A batch is a dispatch decision, not an HTTP body: its members leave together, ea
 its own. The rules, in the order in which they decide:
 
 1. Nobody waits while nothing runs (*idle*).
-2. Who waited because there was no room leaves as soon as there is some (*room*).
-3. With room, a request waits for others to join it until ``batch_size`` are there (*full*) or the
-   oldest has waited ``flush_interval`` (*timer*). An interval of 0 means nobody waits for company.
+2. Who waited because there was no room leaves as soon as there is some (*room*); so does everybody
+   if ``flush_interval`` is 0, since then nobody waits for company.
+3. Else, with room, a request waits for others to join it until ``batch_size`` are there (*full*) or
+   the oldest has waited ``flush_interval`` (*timer*).
 4. At most ``batch_size`` leave in one batch; order of arrival inside and between batches, except
    that a request for which there is no place never holds up one for which there is.
 
@@ -99,7 +100,7 @@ class BatchQueue(Generic[T]):
     def _reason(self, now: float, idle: bool) -> Reason | None:
         if idle:
             return "idle"
-        if self._blocked:
+        if self._blocked or not self.flush_interval:
             return "room"
         if len(self._since) >= self.batch_size:
             return "full"

@@ -51,7 +51,7 @@ class Sink(Protocol):
         ...
 
     def finish(self, reason: str) -> None:
-        """``stop``, ``length``, ``tool_calls`` or ``content_filter``, as Chat Completions has it."""
+        """Why the model stopped: ``stop``, ``length``, ``tool_calls`` or ``content_filter``."""
         ...
 
 

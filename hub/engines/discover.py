@@ -34,7 +34,8 @@ class Found:
 
 
 async def find_local(
-    candidates: Sequence[tuple[str, str]] = LOCAL_SERVERS, timeout: float = 0.5
+    candidates: Sequence[tuple[str, str]] = LOCAL_SERVERS,
+    timeout: float = 0.5,  # noqa: ASYNC109 - of each candidate, which no caller's timeout can be
 ) -> Found | None:
     """The first of ``candidates`` (names and addresses) that serves a model, or ``None``.
 

@@ -115,7 +115,7 @@ class SimEngine:
         self._now = 0.0
         self._iterations = self._tokens = self._finished = self._failed = self._aborted = 0
 
-    def serves(self, model: str) -> bool | None:
+    def serves(self, model: str) -> bool:
         return not model or model.startswith(MODEL)
 
     async def generate(self, generation: Generation, sink: Sink) -> None:
@@ -146,7 +146,7 @@ class SimEngine:
         The sink's calls come from the event loop's timers. Wait for ``run.done``, and call ``stop``
         whatever came of it.
         """
-        if generation.model and not generation.model.startswith(MODEL):
+        if not self.serves(generation.model):
             raise HubError(
                 "model_not_found",
                 f"The simulated engine has no model '{generation.model[:64]}'.",

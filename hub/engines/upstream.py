@@ -84,6 +84,12 @@ class UpstreamEngine:
         self._session: ClientSession | None = None
         self._default: str | None = None
         """The server's first model, once it was asked."""
+        self._served: frozenset[str] = frozenset(self._names)
+        """Every name that is known to work."""
+
+    def serves(self, model: str) -> bool | None:
+        # Never False: llama.cpp takes any name, and others load models that they do not list.
+        return True if not model or model in self._served else None
 
     async def generate(self, generation: Generation, sink: Sink) -> None:
         body = request_body(generation, await self._model(generation.model))
@@ -146,7 +152,9 @@ class UpstreamEngine:
         return self._default
 
     async def _listed(self) -> list[str]:
-        return model_names(await self._get(f"{self._api}/models"))
+        listed = model_names(await self._get(f"{self._api}/models"))
+        self._served = frozenset([*self._names, *listed])
+        return listed
 
     async def _stream(self, body: Json, reader: ChunkReader) -> None:
         """Send a request and relay its answer to the reader, to the end."""

@@ -1,0 +1,50 @@
+"""Parts of output items: how their deltas and log probabilities are written."""
+
+from typing import Any
+
+import orjson
+
+from hub.api.requests import Json
+from hub.errors import HubError
+
+
+class DeltaPart:
+    """What all deltas of one part share: where they belong and how they are written."""
+
+    __slots__ = ("_head", "_tail", "item", "output_index", "pieces", "type")
+
+    def __init__(self, type: str, item: Json, output_index: int, content_index: int | None) -> None:
+        self.type = type
+        self.item = item
+        self.output_index = output_index
+        self.pieces: list[str] = []
+        shared: Json = {"type": type, "item_id": item["id"], "output_index": output_index}
+        if content_index is not None:
+            shared["content_index"] = content_index
+        self._head = orjson.dumps(shared)[:-1] + b',"sequence_number":'
+        self._tail = b',"logprobs":[]' if type == "response.output_text.delta" else b""
+
+    def encode(self, seq: int, delta: str) -> bytes:
+        return b'%b%d%b,"delta":%b' % (self._head, seq, self._tail, orjson.dumps(delta))
+
+    @property
+    def text(self) -> str:
+        """All that was said in this part so far."""
+        return "".join(self.pieces)
+
+
+def logprob(given: Any) -> Json:
+    """A Chat Completions log probability as the Responses API has it: every field is there."""
+    if not isinstance(given, dict):
+        raise HubError("upstream_protocol_error", "The model server sent malformed logprobs.")
+    one: Json = {
+        "token": given.get("token", ""),
+        "logprob": given.get("logprob", 0.0),
+        "bytes": given.get("bytes") or [],
+    }
+    if "toplogprobs" in given or "bytes" in given:
+        one["toplogprobs"] = [
+            {key: value for key, value in logprob(top).items() if key != "toplogprobs"}
+            for top in given.get("toplogprobs") or []
+        ]
+    return one
