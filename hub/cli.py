@@ -110,10 +110,10 @@ async def _serve(settings: Settings) -> None:
     stopping = asyncio.ensure_future(server.stop(settings.drain))
     again = asyncio.ensure_future(_until_stopped())
     await asyncio.wait((stopping, again), return_when=asyncio.FIRST_COMPLETED)
+    if again.done():
+        await dispatcher.close()
     again.cancel()
-    if not stopping.done():
-        stopping.cancel()
-        await asyncio.wait((stopping,))
+    await stopping
     for engine in engines:
         await engine.close()
 

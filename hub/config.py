@@ -141,7 +141,7 @@ def options(command: Callable[..., Any]) -> Callable[..., Any]:
             default=default,
             envvar=f"HUB_{spec.name.upper()}",
             show_envvar=False,
-            show_default=default not in (None, (), False),
+            show_default=default not in (None, ()) and default is not False,
             help=spec.metadata["help"],
             **spec.metadata["click"],
         )(command)

@@ -167,13 +167,17 @@ class Hub:
         """
         self.cancel(live)
 
+    async def until_idle(self) -> None:
+        """Wait until no response lives."""
+        while self._live:
+            await next(iter(self._live.values())).until_ended()
+
     async def close(self, deadline: float) -> None:
         """Accept nothing more, give what lives ``deadline`` seconds to end, cancel the rest."""
         self._closing = True
         with suppress(TimeoutError):
             async with asyncio.timeout(deadline):
-                for live in [*self._live.values()]:
-                    await live.until_ended()
+                await self.until_idle()
         await self.dispatcher.close()
 
     def statistics(self) -> Statistics:

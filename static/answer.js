@@ -45,7 +45,8 @@ export class AnswerView {
       ['tokens', 'Tokens', 'Output tokens'],
     ]) {
       this.values[name] = el('dd', {}, '–')
-      this.metrics.append(el('div', { title, data: { metric: name } }, el('dt', {}, label), this.values[name]))
+      const unseen = name === 'rate' ? 'unseen' : '' // its unit says it
+      this.metrics.append(el('div', { title }, el('dt', { className: unseen }, label), this.values[name]))
     }
     this.copy = button('Copy answer', 'copy', () => copy(answer.text, this.copy), { quiet: true, className: 'ghost' })
     this.retry = button('Try again', 'retry', on.retry, { quiet: true, className: 'ghost' })

@@ -150,21 +150,39 @@ function seen() {
   $('topbar-title').textContent = title
   $('menu').toggleAttribute('data-live', chats.list.some((chat) => chat !== active?.chat && isLive(chat)))
   document.title = `${live ? `(${live}) ` : ''}${active?.chat.title ? `${title} – ` : ''}hub`
-  $('list').replaceChildren(...chats.list.map(listItem))
+  const items = chats.list.map(row)
+  const list = $('list')
+  // A list that is put together anew takes the focus from whoever is in it: only if it must.
+  const same = items.length === list.children.length && items.every((item, i) => item === list.children[i])
+  if (!same) list.replaceChildren(...items)
 }
 
-function listItem(chat) {
+const rows = new WeakMap() // chat -> its <li>
+
+function row(chat) {
+  if (!rows.has(chat)) rows.set(chat, makeRow(chat))
+  const item = rows.get(chat)
   const state = isLive(chat) ? 'streaming' : unread.has(chat) ? 'new answer' : ''
-  const name = el(
-    'button',
-    { type: 'button', className: 'chat', onclick: () => open(chat) },
-    el('span', { className: 'dot', 'aria-hidden': 'true' }),
-    el('span', { className: 'name' }, chat.title),
-    state && el('span', { className: 'unseen' }, `, ${state}`),
+  const shown = paneOf(chat) ? (chat === active?.chat ? 'page' : 'true') : 'false'
+  item.dataset.state = state
+  item.querySelector('.chat').setAttribute('aria-current', shown)
+  item.querySelector('.unseen').textContent = state && `, ${state}`
+  return item
+}
+
+function makeRow(chat) {
+  return el(
+    'li',
+    { data: { hue: chat.hue } },
+    el(
+      'button',
+      { type: 'button', className: 'chat', title: chat.title, onclick: () => open(chat) },
+      el('span', { className: 'dot', 'aria-hidden': 'true' }),
+      el('span', { className: 'name' }, chat.title),
+      el('span', { className: 'unseen' }),
+    ),
+    button(`Delete “${chat.title}”`, 'trash', () => remove(chat), { quiet: true, className: 'ghost' }),
   )
-  if (paneOf(chat)) name.setAttribute('aria-current', chat === active?.chat ? 'page' : 'true')
-  const bin = button(`Delete “${chat.title}”`, 'trash', () => remove(chat), { quiet: true, className: 'ghost' })
-  return el('li', { data: { hue: chat.hue, state } }, name, bin)
 }
 
 let undoTimer

@@ -9,7 +9,7 @@
 
 const PREFIX = 'hub.chat.'
 const LIMIT = 60
-const TITLE_LENGTH = 48
+const TITLE_LENGTH = 80
 /** The colours by which chats are told apart; style.css has them. */
 const HUES = 6
 

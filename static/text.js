@@ -17,7 +17,8 @@ export class TextView {
   #decorate
   #held = '' // the start of a line that may be a fence
   #atLineStart = true
-  #node = null // the text node that grows, null before the first text of a block
+  #node = null // the text node that grows, null between two paragraphs
+  #begun = false // the block has its first line: a newline goes before the next
   #fence = null // the open fence, null in prose
 
   /**
@@ -59,7 +60,7 @@ export class TextView {
       this.#node = null // an empty line ends a paragraph
       return
     }
-    this.#append(line + (whole ? '\n' : ''))
+    this.#append(line, start)
   }
 
   #isFence(line) {
@@ -72,18 +73,22 @@ export class TextView {
     } else {
       this.#fence = marks
       const code = document.createElement('code')
-      this.#node = code.appendChild(document.createTextNode(''))
+      this.#grow(code)
       this.#root.append(this.#decorate(code, language))
     }
     return true
   }
 
-  #append(text) {
-    if (!this.#node) {
-      const paragraph = document.createElement('p')
-      this.#node = paragraph.appendChild(document.createTextNode(''))
-      this.#root.append(paragraph)
-    }
-    this.#node.appendData(text)
+  #append(text, start) {
+    if (!this.#node) this.#root.append(this.#grow(document.createElement('p')))
+    this.#node.appendData(start && this.#begun ? `\n${text}` : text)
+    this.#begun = true
+  }
+
+  /** Text goes into this element from here on. */
+  #grow(element) {
+    this.#node = element.appendChild(document.createTextNode(''))
+    this.#begun = false
+    return element
   }
 }

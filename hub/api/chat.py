@@ -10,7 +10,7 @@ from typing import Any
 
 import orjson
 
-from hub.api.recorder import Recorder
+from hub.api.recorder import TERMINAL_EVENTS, Recorder
 from hub.api.requests import (
     Fields,
     Generation,
@@ -20,6 +20,7 @@ from hub.api.requests import (
     json_type,
     sampling,
 )
+from hub.api.sse import DONE
 from hub.errors import HubError
 from hub.log import Event
 
@@ -29,6 +30,7 @@ PASSED_ON = (
     "seed",
     "logit_bias",
     "reasoning_effort",
+    "verbosity",
     "parallel_tool_calls",
     "user",
     # What local model servers add.
@@ -60,7 +62,7 @@ def parse_chat(body: Any) -> Request:
     for name in PASSED_ON:
         if fields.raw(name) is not None:
             extra[name] = fields.raw(name)
-    tools = _objects(fields, "tools")
+    tools = fields.objects("tools")
     tool_choice = fields.raw("tool_choice")
     if tool_choice is not None and not isinstance(tool_choice, (str, dict)):
         raise fields.wrong_type("tool_choice", "a string or an object")
@@ -92,19 +94,8 @@ def parse_chat(body: Any) -> Request:
     )
 
 
-def _objects(fields: Fields, name: str) -> list[Json]:
-    values = fields.array(name) or []
-    for index, value in enumerate(values):
-        if not isinstance(value, dict):
-            at = f"{name}[{index}]"
-            raise HubError(
-                "invalid_type", f"'{at}' must be an object, but it is {json_type(value)}.", param=at
-            )
-    return values
-
-
 def _messages(fields: Fields) -> list[Json]:
-    messages = _objects(fields, "messages")
+    messages = fields.objects("messages")
     if not messages:
         raise fields.missing("messages")
     checked: list[Json] = []
@@ -115,7 +106,7 @@ def _messages(fields: Fields) -> list[Json]:
             raise inner.missing("role")
         content = inner.raw("content")
         if isinstance(content, list):
-            _objects(inner, "content")
+            inner.objects("content")
         elif content is not None and not isinstance(content, str):
             raise inner.wrong_type("content", "a string or an array")
         # Local models know no developer.
@@ -128,7 +119,7 @@ def _stop(fields: Fields) -> list[str]:
     if stop is None:
         return []
     if isinstance(stop, str):
-        return [stop]
+        stop = [stop]
     if not isinstance(stop, list) or not all(isinstance(one, str) for one in stop):
         raise fields.wrong_type("stop", "a string or an array of strings")
     return [one for one in stop if one]
@@ -140,7 +131,12 @@ def completion_id(recorder: Recorder) -> str:
 
 
 def completion(recorder: Recorder) -> Json:
-    """The whole answer of an ended response as a ``chat.completion`` object."""
+    """The whole answer of an ended response as a ``chat.completion`` object.
+
+    Raises ``HubError`` if it has no whole answer.
+    """
+    if (error := _failure(recorder)) is not None:
+        raise error
     message: Json = {"role": "assistant", "content": None, "refusal": None}
     logprobs: list[Json] = []
     for item in recorder.snapshot()["output"]:
@@ -179,6 +175,14 @@ def completion(recorder: Recorder) -> Json:
     return answer
 
 
+def _failure(recorder: Recorder) -> HubError | None:
+    """What an ended response tells a chat client instead of a whole answer, if it has none."""
+    if recorder.status == "cancelled":
+        # Chat Completions has no word for it, and half an answer must not look like a whole one.
+        return HubError("shutting_down", "The response was cancelled before it was finished.")
+    return recorder.error
+
+
 class ChatStream:
     """Renders a log's events as the SSE blocks of a chat completion stream.
 
@@ -210,15 +214,14 @@ class ChatStream:
             "response.function_call_arguments.delta": self._arguments,
             "response.completed": self._end,
             "response.incomplete": self._end,
-            "response.failed": self._failed,
         }
 
     def render(self, event: Event) -> bytes:
+        if event.type in TERMINAL_EVENTS and (error := _failure(self._recorder)) is not None:
+            return b"data: " + orjson.dumps({"error": error.body()}) + b"\n\n" + DONE
         renderer = self._renderers.get(event.type)
-        if renderer is None:
-            return b""
-        block = renderer(event)
-        if not self._began and event.type != "response.failed":
+        block = b"" if renderer is None else renderer(event)
+        if block and not self._began:
             # The role comes with the first news, never earlier: whoever takes the role chunk for
             # the first token would measure hub's queue as zero.
             self._began = True
@@ -258,12 +261,7 @@ class ChatStream:
             body = orjson.loads(self._head.removeprefix(b"data: ") + b"}")
             body |= {"choices": [], "usage": usage.chat()}
             last += b"data: " + orjson.dumps(body) + b"\n\n"
-        return last + b"data: [DONE]\n\n"
-
-    def _failed(self, event: Event) -> bytes:
-        error = self._recorder.error
-        assert error is not None
-        return b"data: " + orjson.dumps({"error": error.body()}) + b"\n\ndata: [DONE]\n\n"
+        return last + DONE
 
     def _chunk(
         self, delta: Json, *, logprobs: Json | None = None, finish_reason: str | None = None

@@ -149,14 +149,14 @@ def to_messages(items: Iterable[Json], instructions: str | None = None) -> list[
                 elif role in ("system", "developer"):
                     messages.append({"role": "system", "content": _text(item["content"])})
                 elif role == "assistant":
-                    messages.append({"role": "assistant", "content": _text(item["content"])})
+                    turn, text = _assistant(messages), _text(item["content"])
+                    before = turn["content"]
+                    turn["content"] = text if before is None else f"{before}\n\n{text}"
                 else:
                     messages.append({"role": "user", "content": _content(item["content"])})
             case "function_call":
-                if not messages or messages[-1]["role"] != "assistant":
-                    messages.append({"role": "assistant", "content": None})
                 call = {"name": item["name"], "arguments": item["arguments"]}
-                messages[-1].setdefault("tool_calls", []).append(
+                _assistant(messages).setdefault("tool_calls", []).append(
                     {"id": item["call_id"], "type": "function", "function": call}
                 )
             case "function_call_output":
@@ -175,8 +175,23 @@ def to_messages(items: Iterable[Json], instructions: str | None = None) -> list[
     return messages
 
 
+def _assistant(messages: list[Json]) -> Json:
+    """The assistant's message of the current turn, begun if need be."""
+    if not messages or messages[-1]["role"] != "assistant":
+        messages.append({"role": "assistant", "content": None})
+    return messages[-1]
+
+
 def _text(parts: Sequence[Json]) -> str:
-    return "".join(part.get("text") or part.get("refusal") or "" for part in parts)
+    return "".join(_said(part) for part in parts)
+
+
+def _said(part: Json) -> str:
+    """The text of a part; an image has none. Only the field that its type names was checked."""
+    if part["type"] == "input_image":
+        return ""
+    said: str = part["refusal" if part["type"] == "refusal" else "text"]
+    return said
 
 
 def _content(parts: Sequence[Json]) -> str | list[Json]:
@@ -191,5 +206,5 @@ def _content(parts: Sequence[Json]) -> str | list[Json]:
                 image["detail"] = part["detail"]
             content.append({"type": "image_url", "image_url": image})
         else:
-            content.append({"type": "text", "text": part.get("text") or part.get("refusal") or ""})
+            content.append({"type": "text", "text": _said(part)})
     return content

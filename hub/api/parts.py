@@ -1,11 +1,8 @@
 """Parts of output items: how their deltas and log probabilities are written."""
 
-from typing import Any
-
 import orjson
 
 from hub.api.requests import Json
-from hub.errors import HubError
 
 
 class DeltaPart:
@@ -33,18 +30,17 @@ class DeltaPart:
         return "".join(self.pieces)
 
 
-def logprob(given: Any) -> Json:
-    """A Chat Completions log probability as the Responses API has it: every field is there."""
-    if not isinstance(given, dict):
-        raise HubError("upstream_protocol_error", "The model server sent malformed logprobs.")
-    one: Json = {
-        "token": given.get("token", ""),
-        "logprob": given.get("logprob", 0.0),
-        "bytes": given.get("bytes") or [],
+def logprob(given: Json) -> Json:
+    """A Chat Completions log probability as the Responses API has it: no ``bytes`` are null.
+
+    Its shape is the engine's word (see ``engines.base.Sink.text``).
+    """
+    return {**_token(given), "top_logprobs": [_token(one) for one in given["top_logprobs"]]}
+
+
+def _token(given: Json) -> Json:
+    return {
+        "token": given["token"],
+        "logprob": given["logprob"],
+        "bytes": given["bytes"] or [],
     }
-    if "toplogprobs" in given or "bytes" in given:
-        one["toplogprobs"] = [
-            {key: value for key, value in logprob(top).items() if key != "toplogprobs"}
-            for top in given.get("toplogprobs") or []
-        ]
-    return one

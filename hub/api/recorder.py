@@ -33,7 +33,6 @@ TERMINAL_EVENTS = frozenset({"response.completed", "response.failed", "response.
 FINISH: dict[str, str | None] = {
     "stop": None,
     "tool_calls": None,
-    "function_call": None,
     "length": "max_output_tokens",
     "content_filter": "content_filter",
 }
@@ -127,7 +126,7 @@ class Recorder:
         if self.request.generate and not self.output:
             # An empty answer is still an answer: clients look for an output item.
             self._open_text()
-        incomplete = FINISH.get(self._finish or "stop")
+        incomplete = FINISH[self._finish or "stop"]
         self._close("incomplete" if incomplete else "completed")
         self._completed_at = int(now)
         self._incomplete = incomplete
@@ -185,6 +184,7 @@ class Recorder:
         self._usage = usage
 
     def finish(self, reason: str) -> None:
+        assert reason in FINISH, f"no finish reason of an engine: {reason}"
         self._finish = reason
 
     # What can be seen of it.

@@ -171,6 +171,18 @@ class Fields:
         value: list[Any] | None = self._get(name, "an array", list)
         return value
 
+    def objects(self, name: str) -> list[Json]:
+        """An array of objects; empty if it is absent."""
+        values = self.array(name) or []
+        for index, value in enumerate(values):
+            if not isinstance(value, dict):
+                at = f"{self.param(name)}[{index}]"
+                given = json_type(value)
+                raise HubError(
+                    "invalid_type", f"'{at}' must be an object, but it is {given}.", param=at
+                )
+        return values
+
     def choice(self, name: str, allowed: Sequence[str]) -> str | None:
         value = self.text(name)
         if value is not None and value not in allowed:

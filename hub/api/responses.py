@@ -51,6 +51,8 @@ def parse_create(body: Any) -> Request:
     extra = sampling(fields)
     if reasoning["effort"] is not None:
         extra["reasoning_effort"] = reasoning["effort"]
+    if "verbosity" in text:
+        extra["verbosity"] = text["verbosity"]
     if offered and fields.raw("parallel_tool_calls") is not None:
         extra["parallel_tool_calls"] = parallel
 
@@ -84,6 +86,7 @@ def parse_create(body: Any) -> Request:
             "parallel_tool_calls": parallel,
             "previous_response_id": parent,
             "prompt_cache_key": fields.text("prompt_cache_key"),
+            "prompt_cache_retention": fields.text("prompt_cache_retention"),
             "reasoning": reasoning,
             "safety_identifier": fields.text("safety_identifier"),
             "service_tier": "default",
@@ -134,13 +137,7 @@ def response_object(
 
 def _tools(fields: Fields) -> list[Json]:
     tools: list[Json] = []
-    for index, tool in enumerate(fields.array("tools") or []):
-        if not isinstance(tool, dict):
-            raise HubError(
-                "invalid_type",
-                f"'tools[{index}]' must be an object, but it is {json_type(tool)}.",
-                param=f"tools[{index}]",
-            )
+    for index, tool in enumerate(fields.objects("tools")):
         inner = Fields(tool, f"tools[{index}].")
         kind = inner.text("type")
         if kind is None:
@@ -160,7 +157,7 @@ def _tools(fields: Fields) -> list[Json]:
                 "name": name,
                 "description": inner.text("description"),
                 "parameters": inner.object("parameters"),
-                "strict": inner.flag("strict", True) if "strict" in tool else None,
+                "strict": None if inner.raw("strict") is None else inner.flag("strict", True),
             }
         )
     return tools
@@ -188,27 +185,35 @@ def _tool_choice(fields: Fields, tools: list[Json]) -> tuple[Any, Any, list[Json
     names = {tool["name"] for tool in tools}
     match inner.choice("type", ("function", "allowed_tools")):
         case "function":
-            name = inner.text("name")
-            if name is None:
-                raise inner.missing("name")
-            if name not in names:
-                raise inner.wrong_value("name", "is not among 'tools'")
+            name = _chosen_name(inner, names)
             echo: Json = {"type": "function", "name": name}
             return echo, {"type": "function", "function": {"name": name}}, tools
         case "allowed_tools":
             mode = inner.choice("mode", TOOL_MODES) or "auto"
-            allowed = inner.array("tools") or []
-            wanted = {str(one.get("name")) for one in allowed if isinstance(one, dict)}
-            if not wanted <= names:
-                raise inner.wrong_value("tools", "names a tool that is not among 'tools'")
+            wanted = [
+                _chosen_name(Fields(one, f"tool_choice.tools[{index}]."), names)
+                for index, one in enumerate(inner.objects("tools"))
+            ]
             echo = {
                 "type": "allowed_tools",
                 "mode": mode,
-                "tools": [{"type": "function", "name": name} for name in sorted(wanted)],
+                "tools": [{"type": "function", "name": name} for name in wanted],
             }
             return echo, mode, [tool for tool in tools if tool["name"] in wanted]
         case _:
             raise inner.missing("type")
+
+
+def _chosen_name(fields: Fields, names: set[str]) -> str:
+    """The function that a choice names, which must be among the request's tools."""
+    if fields.choice("type", ("function",)) is None:
+        raise fields.missing("type")
+    name = fields.text("name")
+    if name is None:
+        raise fields.missing("name")
+    if name not in names:
+        raise fields.wrong_value("name", "is not among 'tools'")
+    return name
 
 
 def _text_format(fields: Fields) -> tuple[Json, Json | None]:

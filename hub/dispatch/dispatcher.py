@@ -112,8 +112,7 @@ class Dispatcher:
 
     def candidates(self, model: str) -> list[Upstream]:
         """The upstreams that may serve a model: those that list it, else those that might."""
-        answers = [(upstream, upstream.engine.serves(model)) for upstream in self._upstreams]
-        found = [u for u, serves in answers if serves] or [u for u, s in answers if s is None]
+        found = self._candidates(model)
         if not found:
             raise HubError(
                 "model_not_found", f"No model '{model[:64]}' is served here.", param="model"
@@ -150,6 +149,11 @@ class Dispatcher:
         while self._running:
             await asyncio.wait(self._running.values())
 
+    @property
+    def reserved(self) -> int:
+        """Places that are taken on all upstreams; equal to the requests that run."""
+        return sum(upstream.window.in_flight for upstream in self._upstreams)
+
     def statistics(self) -> Statistics:
         return Statistics(
             queued=len(self._queue),
@@ -179,10 +183,16 @@ class Dispatcher:
                 task.add_done_callback(self._ender(job, upstream))
         self._arm()
 
+    def _candidates(self, model: str) -> list[Upstream]:
+        answers = [(upstream, upstream.engine.serves(model)) for upstream in self._upstreams]
+        return [u for u, serves in answers if serves] or [u for u, s in answers if s is None]
+
     def _reserve(self, job: Job) -> Upstream | None:
         """The candidate with the most room, reserved."""
-        best = max(self.candidates(job.generation.model), key=lambda u: u.window.room)
-        if best.window.room <= 0:
+        # There may be none any more: an engine may learn meanwhile what it does not serve.
+        candidates = self._candidates(job.generation.model)
+        best = max(candidates, key=lambda u: u.window.room, default=None)
+        if best is None or best.window.room <= 0:
             return None
         best.window.take()
         return best

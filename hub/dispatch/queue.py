@@ -4,8 +4,9 @@ A batch is a dispatch decision, not an HTTP body: its members leave together, ea
 its own. The rules, in the order in which they decide:
 
 1. Nobody waits while nothing runs (*idle*).
-2. Who waited because there was no room leaves as soon as there is some (*room*); so does everybody
-   if ``flush_interval`` is 0, since then nobody waits for company.
+2. From when somebody has to wait for room until the queue is empty, everybody leaves as soon as
+   there is room for him (*room*). So it always is if ``flush_interval`` is 0: nobody waits for
+   company then.
 3. Else, with room, a request waits for others to join it until ``batch_size`` are there (*full*) or
    the oldest has waited ``flush_interval`` (*timer*).
 4. At most ``batch_size`` leave in one batch; order of arrival inside and between batches, except
@@ -60,6 +61,8 @@ class BatchQueue(Generic[T]):
         """Add a request at the end. The caller has checked ``full``, and calls ``take`` next."""
         assert not self.full, "put in a full queue"
         assert item not in self._since, "queued twice"
+        if not self._since:
+            self._blocked = False
         self._since[item] = now
 
     def remove(self, item: T) -> bool:
@@ -87,14 +90,14 @@ class BatchQueue(Generic[T]):
         most = min(room, self.batch_size)
         for item in self._since:
             place = reserve(item)
-            if place is not None:
-                members.append((item, place))
-                if len(members) == most:
-                    break
+            if place is None:
+                self._blocked = True
+                continue
+            members.append((item, place))
+            if len(members) == most:
+                break
         for item, _ in members:
             del self._since[item]
-        # Who is left behind although it might have gone has waited for room from here on.
-        self._blocked = bool(self._since) and (len(members) == room or not members)
         return Batch(reason, members) if members else None
 
     def _reason(self, now: float, idle: bool) -> Reason | None:

@@ -156,8 +156,11 @@ class ChunkReader:
         choices = chunk.get("choices")
         if choices:
             for choice in _array(choices, "choices"):
-                if not _object(choice, "choices").get("index"):
+                index = _object(choice, "choices").get("index")
+                if not index:
                     self._choice(choice)
+                elif type(index) is not int:
+                    raise _wrong(index, "index")
         elif chunk.get("object") == "error":
             raise error_from_event(chunk)
 

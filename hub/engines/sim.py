@@ -22,6 +22,16 @@ MAX_LAG = 0.25
 more of it than that is forgotten, since a burst of a minute's tokens would be like no server."""
 
 
+_BREAKS = {
+    "error": ("upstream_error", "The simulated engine fails, as it was asked."),
+    "eof": (
+        "upstream_incomplete_stream",
+        "The simulated engine stops without an end, as it was asked.",
+    ),
+}
+"""The faults that break an answer off, and as what."""
+
+
 @dataclass(frozen=True, slots=True)
 class SimStatistics:
     """What the engine is doing, and what it has done since it was made."""
@@ -41,7 +51,7 @@ class SimStatistics:
 class Run(Sequence):
     """One generation on its way. ``done`` resolves when it is over: to its failure, or to None."""
 
-    __slots__ = ("done", "fault", "over", "script", "sink", "timer")
+    __slots__ = ("breaks_after", "broken", "done", "over", "script", "sink", "timer")
 
     def __init__(
         self,
@@ -51,26 +61,24 @@ class Run(Sequence):
         fault: Fault | None,
         done: asyncio.Future[Exception | None],
     ) -> None:
-        # The end of an empty answer takes a token to decode, too.
-        super().__init__(prompt_tokens, max(1, len(script)))
+        breaks = fault is not None and fault.kind in _BREAKS
+        # The end of an empty answer takes a token to decode, too, and so does what breaks one.
+        super().__init__(prompt_tokens, max(1, len(script) + breaks))
         self.script = script
         self.sink = sink
-        self.fault = fault
+        self.broken: HubError | None = None
+        self.breaks_after = 0
+        if fault is not None and breaks:
+            self.broken = HubError(*_BREAKS[fault.kind])
+            self.breaks_after = min(fault.amount, len(script))
         self.done = done
         self.over = False
         self.timer: asyncio.TimerHandle | None = None
 
     def say(self) -> bool:
         """Tell the sink the token just decoded; true if it was the last."""
-        if self.fault is not None and self.decoded > self.fault.amount:
-            match self.fault.kind:
-                case "error":
-                    raise HubError("upstream_error", "The simulated engine fails, as it was asked.")
-                case "eof":
-                    raise HubError(
-                        "upstream_incomplete_stream",
-                        "The simulated engine stops without an end, as it was asked.",
-                    )
+        if self.broken is not None and self.decoded > self.breaks_after:
+            raise self.broken
         if self.decoded <= len(self.script):
             self.script.say(self.decoded - 1, self.sink)
         if self.decoded < self.max_tokens:
@@ -223,8 +231,9 @@ class SimEngine:
     def _finish(self, emitted: list[Run]) -> None:
         """Tell the sinks what an iteration brought, and go on if there is more to do."""
         for run in emitted:
-            # Stopped meanwhile, or about to be: its task was cancelled and has yet to run.
             if run.done.done():
+                # Stopped meanwhile, or about to be: its task was cancelled and has yet to run.
+                self._scheduler.remove(run)
                 continue
             try:
                 last = run.say()

@@ -144,15 +144,12 @@ def answer(rng: random.Random, about: Sequence[str], opening: str, length: int) 
     first = opening or rng.choice(_OPENINGS).format_map(gaps)
     last = rng.choice(_CLOSINGS).format_map(gaps) if rng.random() < 0.7 else ""
     block = rng.choice(_BLOCKS).format_map(gaps) if length > 240 and rng.random() < 0.4 else ""
-    sentences = [first]
-    left = length - len(first) - len(last) - len(block)
-    for template in [rng.choice(_HONEST), *rng.sample(_SENTENCES, len(_SENTENCES))]:
-        if left <= 0:
-            break
-        sentences.append(template.format_map(gaps))
-        left -= len(sentences[-1]) + 1
+    confession = rng.choice(_HONEST).format_map(gaps)
+    left = length - sum(map(len, (first, last, block, confession)))
+    sentences = _sentences(rng, gaps, left)
     # Where the confession stands varies; the opening stays first.
-    sentences.insert(rng.randint(1, min(3, len(sentences))), sentences.pop(1))
+    sentences.insert(rng.randint(0, min(2, len(sentences))), confession)
+    sentences.insert(0, first)
     paragraphs: list[str] = []
     while sentences:
         size = rng.randint(2, 4)
@@ -168,12 +165,17 @@ def answer(rng: random.Random, about: Sequence[str], opening: str, length: int) 
 def sequel(rng: random.Random, about: Sequence[str], length: int) -> str:
     """Sentences of about ``length`` characters that may follow any text, but for the space."""
     gaps = _Gaps(rng, about)
-    text = rng.choice(_HONEST).format_map(gaps)
+    return " ".join([rng.choice(_HONEST).format_map(gaps), *_sentences(rng, gaps, length)])
+
+
+def _sentences(rng: random.Random, gaps: _Gaps, length: int) -> list[str]:
+    """Different sentences of so many characters together, or a few more."""
+    sentences: list[str] = []
     for template in rng.sample(_SENTENCES, len(_SENTENCES)):
-        if len(text) >= length:
-            break
-        text += " " + template.format_map(gaps)
-    return text
+        if length > 0:
+            sentences.append(template.format_map(gaps))
+            length -= len(sentences[-1]) + 1
+    return sentences
 
 
 def thoughts(rng: random.Random, about: Sequence[str], count: int) -> str:

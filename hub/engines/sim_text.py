@@ -252,13 +252,12 @@ def _question(messages: Sequence[Json]) -> str:
 
 
 def _text(message: Json) -> str:
-    match message.get("content"):
-        case str(text):
-            return text
-        case list(parts):
-            texts = (part.get("text") for part in parts if isinstance(part, dict))
-            return " ".join(text for text in texts if isinstance(text, str))
-    return ""
+    content = message.get("content")
+    if isinstance(content, str):
+        return content
+    parts = content if isinstance(content, list) else []
+    texts = (part.get("text") for part in parts if isinstance(part, dict))
+    return " ".join(text for text in texts if isinstance(text, str))
 
 
 def _images(message: Json) -> int:

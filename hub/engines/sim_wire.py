@@ -140,7 +140,7 @@ class ChatSink:
         self._reasoning.append(delta)
 
     def refusal(self, delta: str) -> None:
-        raise AssertionError("the simulated model refuses nothing")
+        raise AssertionError("the simulated model refuses nothing")  # pragma: no cover
 
     def tool_call(self, index: int, call_id: str | None, name: str | None, arguments: str) -> None:
         if index == len(self._calls):
@@ -172,7 +172,7 @@ class ChatSink:
 
 
 class TextSink(ChatSink):
-    """A ``Sink`` that folds a completion. It has no place for reasoning."""
+    """A ``Sink`` that folds a completion. Nobody can ask for reasoning or tools there."""
 
     object = "text_completion"
 
@@ -215,7 +215,7 @@ class ChatStream:
         self._delta({"reasoning_content": delta})
 
     def refusal(self, delta: str) -> None:
-        raise AssertionError("the simulated model refuses nothing")
+        raise AssertionError("the simulated model refuses nothing")  # pragma: no cover
 
     def tool_call(self, index: int, call_id: str | None, name: str | None, arguments: str) -> None:
         if name is None:
@@ -257,16 +257,13 @@ class ChatStream:
 
 
 class TextStream(ChatStream):
-    """A ``Sink`` that renders the events of a streamed completion."""
+    """A ``Sink`` that renders the events of a streamed completion, which are text alone."""
 
     object = "text_completion"
 
     def text(self, delta: str, logprobs: list[Json] | None = None) -> None:
         self._open()
         self._choice({"text": delta})
-
-    def reasoning(self, delta: str) -> None:
-        pass
 
     def finish(self, reason: str) -> None:
         self._open()

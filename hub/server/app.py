@@ -33,11 +33,14 @@ SECURITY_HEADERS = {
 }
 
 
-def static_files() -> Path:
-    """Where the page's files are: inside an installed package, else beside it in a checkout."""
+def _static_files() -> list[Path]:
+    """The page's files: inside an installed package, or beside it in a checkout."""
     package = Path(__file__).parent.parent
     installed = package / "_static"
-    return installed if installed.is_dir() else package.parent / "static"
+    return [*(installed if installed.is_dir() else package.parent / "static").iterdir()]
+
+
+STATIC_FILES = _static_files()
 
 
 class Server:
@@ -86,7 +89,7 @@ class Server:
         app.router.add_get("/v1/models", http.list_models)
         app.router.add_get("/v1/models/{model:.+}", http.get_model)
         app.router.add_get("/health", http.health)
-        for path in static_files().iterdir():
+        for path in STATIC_FILES:
             app.router.add_get(f"/{path.name}", _file(path))
             if path.name == "index.html":
                 app.router.add_get("/", _file(path))
@@ -101,9 +104,12 @@ class Server:
         return port
 
     async def stop(self, drain: float) -> None:
-        """Stop accepting, give what runs ``drain`` seconds to end, close every connection."""
-        assert self._runner is not None
-        assert self._site is not None
+        """Stop accepting, give what runs ``drain`` seconds to end, close every connection.
+
+        No effect if it was stopped before.
+        """
+        if self._runner is None or self._site is None:
+            return
         self._draining = True
         await self._site.stop()
         for connection in [*self._connections]:
@@ -120,6 +126,7 @@ class Server:
         if self._ticker is not None:
             self._ticker.cancel()
         await self._runner.cleanup()
+        self._runner = self._site = None
 
     async def _upgrade(self, request: web.Request) -> web.StreamResponse:
         """``GET /v1/responses``: the handshake, then the transport changes hands."""

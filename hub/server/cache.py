@@ -40,6 +40,7 @@ class ResponseCache:
 
     def put(self, id: str, lane: str | None, items: Sequence[Json], size: int) -> None:
         """Remember a response. The newest always stays, whatever its size."""
+        assert id not in self._entries, "a response ends once"
         self._entries[id] = Entry(lane, items, size)
         self._bytes += size
         while len(self._entries) > 1 and (

@@ -24,7 +24,7 @@ from typing import Any
 
 import orjson
 
-from hub.api.requests import Json, json_type
+from hub.api.requests import Json, check_depth, json_type
 from hub.errors import HubError
 
 MAX_LANES = 32
@@ -97,18 +97,25 @@ def decode(data: bytes) -> Command:
         case "response.cancel":
             return Cancel(lane, _response_id(message, lane))
         case "response.steer":
-            return Steer(message.get("previous_response_id"), message.get("input"))
+            return _steer(message, lane)
         case "response.processed":
             # An acknowledgement that some clients send; nothing waits for it.
             return Ignore()
         case None:
             missing = HubError("missing_required_parameter", "'type' is required.", param="type")
             raise LaneError(missing, lane)
-        case kind:
+        case str(kind):
             unknown = HubError(
-                "unknown_event_type", f"Unknown event type {str(kind)[:64]!r}.", param="type"
+                "unknown_event_type", f"Unknown event type {kind[:64]!r}.", param="type"
             )
             raise LaneError(unknown, lane)
+        case kind:
+            wrong = HubError(
+                "invalid_type",
+                f"'type' must be a string, but it is {json_type(kind)}.",
+                param="type",
+            )
+            raise LaneError(wrong, lane)
 
 
 def _lane(message: Json) -> str | None:
@@ -136,6 +143,15 @@ def _response_id(message: Json, lane: str | None) -> str | None:
         )
         raise LaneError(error, lane)
     return id
+
+
+def _steer(message: Json, lane: str | None) -> Steer:
+    try:
+        # Its answer repeats it.
+        check_depth(message)
+    except HubError as error:
+        raise LaneError(error, lane) from None
+    return Steer(message.get("previous_response_id"), message.get("input"))
 
 
 class Lanes:

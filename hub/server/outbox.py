@@ -90,12 +90,13 @@ class Outbox:
         """Send a log's events after ``cursor``, and all that follow.
 
         ``render`` turns an event into bytes. ``on_end`` is called after the terminal event was
-        written; the subscription is over then.
+        written, or if the reader has had it; the subscription is over then.
         """
         subscription = Subscription(self, log, cursor, render, on_end)
+        subscription.behind = self._paused
         self._subscriptions.add(subscription)
         log.subscribe(subscription.wake)
-        if log.last > cursor:
+        if log.last > cursor or log.sealed:
             subscription.wake()
         return subscription
 
@@ -144,10 +145,9 @@ class Outbox:
                 continue
             log = subscription.log
             events = log.read(subscription.cursor, merge=subscription.behind, budget=self._budget)
-            if not events:
-                continue
-            subscription.cursor = events[-1].seq
-            blocks += map(subscription.render, events)
+            if events:
+                subscription.cursor = events[-1].seq
+                blocks += map(subscription.render, events)
             if subscription.cursor < log.last:
                 subscription.wake()
             else:
@@ -157,5 +157,7 @@ class Outbox:
         if blocks:
             self._write(b"".join(blocks))
         for subscription in ended:
-            self.unsubscribe(subscription)
-            subscription.on_end()
+            # The end of one may have been the reason to stop another.
+            if subscription in self._subscriptions:
+                self.unsubscribe(subscription)
+                subscription.on_end()

@@ -106,7 +106,8 @@ async def serve(script: Script, *, reads: bool = True) -> AsyncIterator[Server]:
         tasks.append(asyncio.ensure_future(conduct(reader, writer)))
 
     server = await asyncio.start_server(connected, "127.0.0.1", 0)
-    state.url = "http://127.0.0.1:%d" % server.sockets[0].getsockname()[1]
+    port = server.sockets[0].getsockname()[1]
+    state.url = f"http://127.0.0.1:{port}"
     try:
         yield state
     finally:

@@ -1,6 +1,5 @@
 """What the simulated model says, on random conversations."""
 
-import unicodedata
 from dataclasses import replace
 from typing import Any
 
@@ -71,7 +70,6 @@ def test_joined_tokens_are_the_text(text: str) -> None:
     tokens = tokenize(text)
     assert "".join(tokens) == text
     assert all(tokens)
-    assert all(len(token) <= 7 or unicodedata.combining(token[-1]) or True for token in tokens)
 
 
 @pytest.mark.parametrize(
@@ -230,8 +228,7 @@ def test_going_on_from_foreign_words(said: str) -> None:
     generation = going_on(ask("Tell me about rivers"), "☃" + said)
     text = full_text(generation)
     assert text == full_text(generation)
-    assert text.lstrip()
-    assert (said + text)[len(said) - 1 :][:2].strip() != (said + text)[len(said) - 1 :][:2]
+    assert text[0].isspace() != said[-1].isspace(), "one space is between the two, not more"
 
 
 def test_only_an_assistant_is_gone_on_with() -> None:
@@ -312,10 +309,20 @@ def test_output_of_a_tool_is_taken_up() -> None:
         {"role": "assistant", "content": None, "tool_calls": []},
         {"role": "tool", "tool_call_id": "1", "content": "17 degrees\nand drizzle " + "x" * 500},
     ]
-    said = script(Generation("sim", messages, tools=[WEATHER]))
-    assert said.call is None
-    assert "17 degrees and drizzle" in "".join(said.text)
-    assert "…" in "".join(said.text)
+    for seed in range(100):
+        said = script(Generation("sim", messages, tools=[WEATHER]), seed)
+        assert said.call is None
+        text = "".join(said.text)
+        assert "17 degrees and drizzle" in text
+        assert "…" in text
+
+
+def test_empty_output_of_a_tool_is_taken_up_too() -> None:
+    messages: list[Json] = [{"role": "tool", "content": ""}]
+    for seed in range(100):
+        text = full_text(Generation("sim", messages), seed)
+        assert text.startswith("The tool's answer is: nothing at all.")
+        assert "simulat" in text
 
 
 # -- JSON

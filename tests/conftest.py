@@ -1,0 +1,101 @@
+"""What the tests of the running server share."""
+
+import asyncio
+import gc
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+from blockbuster import BlockBuster, blockbuster_ctx
+
+from hub.api.requests import Generation
+from hub.dispatch.dispatcher import Dispatcher, Upstream
+from hub.engines.base import Engine, Sink
+from hub.engines.sim import SimEngine
+from hub.engines.sim_model import PROFILES
+from hub.hub import Hub
+from hub.server.app import Server
+
+
+@pytest.fixture
+def no_blocking() -> Iterator[BlockBuster]:
+    """Blocking the event loop from hub's code is an error."""
+    with blockbuster_ctx("hub") as blockbuster:
+        yield blockbuster
+
+
+@dataclass(frozen=True)
+class Running:
+    """A server that listens on a port of its own."""
+
+    hub: Hub
+    server: Server
+    engine: Any
+    port: int
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    @property
+    def ws(self) -> str:
+        return f"ws://127.0.0.1:{self.port}/v1/responses"
+
+
+class WatchedEngine(SimEngine):
+    """The simulated engine, with events to wait for."""
+
+    def __init__(self, *, speed: float) -> None:
+        super().__init__(PROFILES["h100-8b"], speed=speed, faults=True)
+        self.asked = asyncio.Event()
+        """It was asked for something."""
+
+    async def generate(self, generation: Generation, sink: Sink) -> None:
+        self.asked.set()
+        await super().generate(generation, sink)
+
+
+Start = Callable[..., Awaitable[Running]]
+
+
+@pytest.fixture
+async def start(no_blocking: BlockBuster) -> AsyncIterator[Start]:
+    """Start servers; at the end stop them and check that nothing of them is left."""
+    running: list[Running] = []
+
+    async def start(
+        engine: Engine | None = None,
+        *,
+        window: int = 16,
+        speed: float = 100.0,
+        hub_options: dict[str, Any] | None = None,
+        dispatcher_options: dict[str, Any] | None = None,
+        **server_options: Any,
+    ) -> Running:
+        if engine is None:
+            engine = WatchedEngine(speed=speed)
+        dispatcher = Dispatcher([Upstream(engine, window)], **(dispatcher_options or {}))
+        hub = Hub(dispatcher, default_model="sim", **(hub_options or {}))
+        server = Server(hub, **server_options)
+        one = Running(hub, server, engine, await server.start())
+        running.append(one)
+        return one
+
+    before = asyncio.all_tasks()
+    yield start
+    for one in running:
+        await one.server.stop(drain=0)
+        await one.engine.close()
+        assert one.server.connections == 0
+        assert one.hub.statistics().live == 0
+        statistics = one.hub.dispatcher.statistics()
+        assert statistics.queued == 0
+        assert statistics.in_flight == 0
+        assert one.hub.dispatcher.reserved == 0
+    left = asyncio.all_tasks() - before - {asyncio.current_task()}
+    if left:
+        await asyncio.wait(left, timeout=5)
+    assert not {task for task in left if not task.done()}, "tasks are left"
+    # What was not closed warns when it is collected, and warnings are errors.
+    gc.collect()

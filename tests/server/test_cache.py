@@ -1,0 +1,89 @@
+"""The rules of remembering and forgetting."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hub.api.requests import Json
+from hub.server.cache import ResponseCache
+
+MAX_ENTRIES, MAX_BYTES = 4, 100
+
+lanes = st.sampled_from([None, "a", "b"])
+steps = st.lists(
+    st.one_of(
+        st.tuples(st.just("put"), lanes, st.integers(0, 120)),
+        st.tuples(st.just("get"), st.none(), st.integers(0, 30)),
+        st.tuples(st.just("failed"), lanes, st.integers(0, 30)),
+    ),
+    max_size=60,
+)
+
+
+def history(number: int) -> list[Json]:
+    return [{"type": "message", "number": number}]
+
+
+@given(steps)
+def test_the_least_recently_used_go_first_and_bounds_hold(
+    trace: list[tuple[str, str | None, int]],
+) -> None:
+    """The cache holds the most recently used entries that fit its number and its bytes, and the
+    newest always; a failure evicts its parent on the parent's own lane only."""
+    cache = ResponseCache(MAX_ENTRIES, MAX_BYTES)
+    held: list[tuple[int, str | None, int]] = []
+    """Number, lane and size, the least recently used first."""
+    made = 0
+    for step, lane, argument in trace:
+        known = [entry for entry in held if entry[0] == argument]
+        match step:
+            case "put":
+                cache.put(f"resp_{made}", lane, history(made), argument)
+                held.append((made, lane, argument))
+                made += 1
+                while len(held) > 1 and (
+                    len(held) > MAX_ENTRIES or sum(size for *_, size in held) > MAX_BYTES
+                ):
+                    held.pop(0)
+            case "get":
+                found = cache.get(f"resp_{argument}")
+                assert found == (history(argument) if known else None)
+                held = [entry for entry in held if entry not in known] + known
+            case _:
+                cache.failed(f"resp_{argument}", lane)
+                held = [entry for entry in held if entry[:2] != (argument, lane)]
+        assert len(cache) == len(held) <= MAX_ENTRIES
+    for number, *_ in held:
+        assert cache.get(f"resp_{number}") == history(number)
+
+
+def test_one_that_is_larger_than_all_bounds_can_be_continued() -> None:
+    """The newest stays, whatever its size, until the next one comes."""
+    cache = ResponseCache(MAX_ENTRIES, MAX_BYTES)
+    cache.put("small", None, history(0), 1)
+    cache.put("large", None, history(1), 10 * MAX_BYTES)
+    assert cache.get("small") is None
+    assert cache.get("large") == history(1)
+    cache.put("next", None, history(2), 1)
+    assert cache.get("large") is None
+    assert len(cache) == 1
+
+
+def test_a_fork_that_fails_keeps_its_parent() -> None:
+    """Only a continuation on the parent's own lane evicts it."""
+    cache = ResponseCache()
+    cache.put("parent", "a", history(0), 1)
+    cache.failed("parent", "b")
+    cache.failed("parent", None)
+    assert cache.get("parent") == history(0)
+    cache.failed("parent", "a")
+    assert cache.get("parent") is None
+    cache.failed("parent", "a")
+
+
+def test_a_response_is_remembered_once() -> None:
+    """Ids are never used again, so a second response of the same id is a defect."""
+    cache = ResponseCache()
+    cache.put("resp", None, history(0), 1)
+    with pytest.raises(AssertionError, match="ends once"):
+        cache.put("resp", None, history(0), 1)

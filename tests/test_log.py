@@ -1,0 +1,271 @@
+"""The log's rules, with any readers, on any traffic."""
+
+from collections.abc import Callable, Sequence
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hub.log import Event, ResponseLog, merged
+
+
+class CountingPart:
+    """A part that counts how often each event was encoded."""
+
+    def __init__(self) -> None:
+        self.encoded: list[int] = []
+
+    def encode(self, seq: int, delta: str) -> bytes:
+        self.encoded.append(seq)
+        return b"%d:%b" % (seq, delta.encode())
+
+
+class Writer:
+    """A log and its one writer: deltas of three parts, and events that are none."""
+
+    def __init__(self, first: int = 0) -> None:
+        self.log = ResponseLog(first)
+        self.parts = [CountingPart() for _ in range(3)]
+        self.written: list[Event] = []
+
+    def delta(self, part: int, text: str) -> None:
+        self._append(Event("delta", part=self.parts[part], delta=text))
+
+    def other(self, *, terminal: bool = False) -> None:
+        body: dict[str, object] = {"n": len(self.written)}
+        self._append(Event("other", body, wire=b'{"n":%d' % len(self.written)), terminal=terminal)
+
+    def _append(self, event: Event, *, terminal: bool = False) -> None:
+        self.log.append(event, terminal=terminal)
+        self.written.append(event)
+
+
+def story(events: Sequence[Event]) -> list[tuple[object, str]]:
+    """What a reader is told: texts per run of a part, and every event that is no delta."""
+    told: list[tuple[object, str]] = []
+    for event in events:
+        if event.part is None:
+            told.append((event, ""))
+        elif told and told[-1][0] is event.part:
+            told[-1] = (event.part, told[-1][1] + event.delta)
+        else:
+            told.append((event.part, event.delta))
+    return told
+
+
+class Reader:
+    """A cursor, and what came with it."""
+
+    def __init__(self, log: ResponseLog) -> None:
+        self.log = log
+        self.cursor = -1
+        self.had: list[Event] = []
+
+    def read(self, *, merge: bool, budget: int | None, keep: int | None = None) -> int:
+        """Read once; the connection drops after ``keep`` events, and the rest is lost."""
+        events = self.log.read(self.cursor, merge=merge, budget=budget)
+        for event in events[:keep]:
+            assert event.seq > self.cursor
+            self.cursor = event.seq
+            self.had.append(event)
+        return len(events)
+
+
+texts = st.text(max_size=4)
+budgets = st.none() | st.integers(0, 2000)
+writes = st.one_of(
+    st.tuples(st.just("delta"), st.integers(0, 2), texts),
+    st.tuples(st.just("other"), st.just(0), st.just("")),
+)
+reads = st.tuples(
+    st.just("read"), st.integers(0, 2), st.booleans(), budgets, st.none() | st.integers(0, 5)
+)
+
+
+@given(st.integers(0, 1000), st.lists(st.one_of(writes, reads), max_size=60), st.booleans())
+def test_every_reader_gets_exactly_the_text_in_order_once(
+    first: int, steps: list[tuple[object, ...]], merge_at_end: bool
+) -> None:
+    """Any readers, at any speed, dropping and resuming anywhere, each get exactly the log's text,
+    in order, once."""
+    writer = Writer(first)
+    readers = [Reader(writer.log) for _ in range(3)]
+    for step in steps:
+        match step:
+            case ("delta", int(part), str(text)):
+                writer.delta(part, text)
+            case ("other", *_):
+                writer.other()
+            case ("read", int(reader), bool(merge), budget, keep):
+                assert budget is None or isinstance(budget, int)
+                assert keep is None or isinstance(keep, int)
+                readers[reader].read(merge=merge, budget=budget, keep=keep)
+    writer.other(terminal=True)
+    for reader_ in readers:
+        while reader_.read(merge=merge_at_end, budget=500):
+            pass
+        assert story(reader_.had) == story(writer.written)
+        assert reader_.cursor == writer.log.last
+
+
+@given(st.integers(0, 1000), st.lists(writes, max_size=20))
+def test_numbers_rise_by_one_from_first(first: int, steps: list[tuple[str, int, str]]) -> None:
+    """Events are numbered from ``first`` upwards without gaps, and ``last`` and ``next`` say so."""
+    writer = Writer(first)
+    assert (writer.log.last, writer.log.next) == (first - 1, first)
+    for kind, part, text in steps:
+        writer.delta(part, text) if kind == "delta" else writer.other()
+        assert writer.written[-1].seq == writer.log.last == writer.log.next - 1
+    assert [event.seq for event in writer.log.read(-1)] == [*range(first, first + len(steps))]
+
+
+@given(st.integers(0, 50), st.integers(0, 20), st.integers(-1, 100))
+def test_a_read_is_what_follows_the_cursor(first: int, count: int, after: int) -> None:
+    """A read gives the events with a number above the cursor; none for a cursor at or past the
+    end."""
+    writer = Writer(first)
+    for _ in range(count):
+        writer.other()
+    assert writer.log.read(after) == [event for event in writer.written if event.seq > after]
+
+
+def test_a_read_is_the_readers_own() -> None:
+    """Reading never changes the log, whatever the reader does with the list."""
+    writer = Writer()
+    writer.other()
+    writer.log.read(-1).clear()
+    assert writer.log.read(-1) == writer.written
+
+
+@given(st.lists(writes, max_size=5), st.booleans())
+def test_nothing_follows_a_terminal_event(
+    steps: list[tuple[str, int, str]], delta_after: bool
+) -> None:
+    """A log is sealed by its terminal event and by nothing else; appending to it is a defect."""
+    writer = Writer()
+    for kind, part, text in steps:
+        writer.delta(part, text) if kind == "delta" else writer.other()
+        assert not writer.log.sealed
+    writer.other(terminal=True)
+    assert writer.log.sealed
+    before = writer.log.read(-1)
+    with pytest.raises(AssertionError, match="after the end of the log"):
+        writer.delta(0, "late") if delta_after else writer.other()
+    assert writer.log.read(-1) == before
+
+
+@given(st.lists(writes, max_size=40))
+def test_merging_joins_only_runs_of_one_part(steps: list[tuple[str, int, str]]) -> None:
+    """Merging joins exactly the runs of consecutive deltas of one part, keeps their text and the
+    last one's number, and leaves every other event as it is."""
+    writer = Writer()
+    for kind, part, text in steps:
+        writer.delta(part, text) if kind == "delta" else writer.other()
+    events = merged(writer.written)
+    assert story(events) == story(writer.written)
+    assert len(events) == len(story(writer.written)), "neighbours of one part are left"
+    had = -1
+    for event in events:
+        run = writer.written[had + 1 : event.seq + 1]
+        assert event.delta == "".join(one.delta for one in run)
+        assert event.type == run[-1].type
+        if len(run) == 1:
+            assert event is run[0]
+        had = event.seq
+    assert had == writer.log.last
+
+
+@given(st.lists(texts, max_size=20), st.lists(st.booleans(), max_size=5))
+def test_an_event_is_encoded_once_however_many_read_it(
+    deltas: list[str], readers: list[bool]
+) -> None:
+    """Each event is encoded when the first reader asks, and never again; nobody's merging touches
+    it."""
+    writer = Writer(7)
+    for text in deltas:
+        writer.delta(0, text)
+    part = writer.parts[0]
+    assert part.encoded == []
+    for merge in readers:
+        for event in writer.log.read(-1, merge=merge):
+            assert event.wire == event.wire == b"%d:%b" % (event.seq, event.delta.encode())
+    for event in writer.written:
+        assert event.wire == b"%d:%b" % (event.seq, event.delta.encode())
+    merging = sum(readers) if len(deltas) > 1 else 0
+    assert len(part.encoded) == len(deltas) + merging
+    assert set(part.encoded) == {event.seq for event in writer.written}
+
+
+def test_an_event_without_a_part_brings_its_own_encoding() -> None:
+    """What is no delta is encoded when it is made."""
+    assert Event("other", {}, wire=b"{").wire == b"{"
+    with pytest.raises(AssertionError, match="without a part"):
+        _ = Event("other", {}).wire
+
+
+@given(st.lists(writes, min_size=1, max_size=30), st.integers(0, 3000), st.booleans())
+def test_a_budget_takes_at_least_one_event_and_stops_when_it_is_spent(
+    steps: list[tuple[str, int, str]], budget: int, merge: bool
+) -> None:
+    """A budget takes one event at least, and none once that many bytes are taken."""
+    writer = Writer()
+    for kind, part, text in steps:
+        writer.delta(part, text) if kind == "delta" else writer.other()
+    last = writer.log.read(-1, merge=merge, budget=budget)[-1].seq
+    taken = writer.written[: last + 1]
+    assert sum(event.size for event in taken[:-1]) < max(budget, 1)
+    assert taken == writer.written or sum(event.size for event in taken) >= budget
+
+
+@given(st.lists(writes, max_size=20))
+def test_the_size_of_a_log_grows_with_every_event(steps: list[tuple[str, int, str]]) -> None:
+    """A log's size is the sum of its events', text at the least, before anything is encoded."""
+    writer = Writer()
+    for kind, part, text in steps:
+        writer.delta(part, text) if kind == "delta" else writer.other()
+    assert writer.log.size == sum(event.size for event in writer.written)
+    assert writer.log.size >= sum(len(event.delta) for event in writer.written) + 200 * len(steps)
+
+
+@given(st.lists(st.one_of(writes, st.tuples(st.sampled_from(["on", "off"]), st.integers(0, 3)))))
+def test_readers_are_woken_for_every_append_while_they_are_subscribed(
+    steps: list[tuple[object, ...]],
+) -> None:
+    """``wake`` is called once for each append, with the event already there, and never after
+    ``unsubscribe``."""
+    writer = Writer()
+    woken: list[list[int]] = [[] for _ in range(4)]
+    expected: list[list[int]] = [[] for _ in range(4)]
+    subscribed: set[int] = set()
+
+    def waker(reader: int) -> Callable[[], None]:
+        return lambda: woken[reader].append(writer.log.last)
+
+    wakers = [waker(reader) for reader in range(4)]
+    for step in steps:
+        match step:
+            case ("on", int(reader)) if reader in subscribed:
+                with pytest.raises(AssertionError, match="subscribed twice"):
+                    writer.log.subscribe(wakers[reader])
+            case ("on", int(reader)):
+                writer.log.subscribe(wakers[reader])
+                subscribed.add(reader)
+            case ("off", int(reader)):
+                writer.log.unsubscribe(wakers[reader])
+                subscribed.discard(reader)
+            case ("delta", int(part), str(text)):
+                writer.delta(part, text)
+            case _:
+                writer.other()
+        if step[0] in ("delta", "other"):
+            for reader in subscribed:
+                expected[reader].append(writer.log.last)
+        assert writer.log.readers == len(subscribed)
+    assert woken == expected
+
+
+def test_an_event_shows_what_it_is() -> None:
+    """An event in a debugger tells its number, its type and its text."""
+    writer = Writer()
+    writer.delta(0, "hi")
+    assert repr(writer.written[0]) == "<Event 0 delta 'hi'>"
