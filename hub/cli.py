@@ -105,10 +105,11 @@ async def _serve(settings: Settings) -> None:
     port = await _listen(server.start, settings.host, settings.port)
     url = f"http://{settings.host}:{port}"
     click.echo(f"hub {__version__} serves {url} (page), {url}/v1 (API). Ctrl-C stops it.")
-    await _until_stopped()
+    signals = _signals()
+    await signals.get()
     click.echo(f"Stopping: what runs has {settings.drain:g} s to end. Ctrl-C again to stop now.")
     stopping = asyncio.ensure_future(server.stop(settings.drain))
-    again = asyncio.ensure_future(_until_stopped())
+    again = asyncio.ensure_future(signals.get())
     await asyncio.wait((stopping, again), return_when=asyncio.FIRST_COMPLETED)
     if again.done():
         await dispatcher.close()
@@ -181,7 +182,7 @@ async def _simulate(engine: SimEngine, host: str, port: int) -> None:
 
     port = await _listen(start, host, port)
     click.echo(f"A simulated model server ({engine.profile.name}) serves http://{host}:{port}/v1.")
-    await _until_stopped()
+    await _signals().get()
     await runner.cleanup()
     await engine.close()
 
@@ -195,13 +196,14 @@ async def _listen(start: Callable[[], Coroutine[Any, Any, int]], host: str, port
         ) from None
 
 
-async def _until_stopped() -> None:
-    """Wait for SIGINT or SIGTERM."""
+def _signals() -> asyncio.Queue[int]:
+    """A queue of the SIGINTs and SIGTERMs that arrive from now on."""
     loop = asyncio.get_running_loop()
-    stopped = asyncio.Event()
+    # Unbounded: it is filled by whoever may kill the process anyway.
+    signals: asyncio.Queue[int] = asyncio.Queue()
     for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, stopped.set)
-    await stopped.wait()
+        loop.add_signal_handler(number, signals.put_nowait, number)
+    return signals
 
 
 def _log(level: str) -> None:

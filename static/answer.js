@@ -4,7 +4,7 @@ import { button, copy, el, milliseconds, nextFrame, number } from './dom.js'
 import { TextView } from './text.js'
 
 const PROGRESS = {
-  waiting: 'Waiting for the connection',
+  waiting: 'Waiting to be sent',
   queued: 'Waiting in the queue',
   running: 'Waiting for the first token',
 }
@@ -87,8 +87,9 @@ export class AnswerView {
     this.#metrics(live && run ? run.timings : answer.timings)
     this.model.textContent = answer.model ?? ''
     this.copy.hidden = live || !answer.text
-    this.retry.hidden = live
     this.#note(live)
+    this.retry.hidden = live || Boolean(this.note.querySelector('button'))
+    this.footer.hidden = this.metrics.hidden && this.retry.hidden
     this.on.grown()
   }
 

@@ -218,10 +218,10 @@ function toast(text, undo) {
 // ── The connection ──────────────────────────────────────────────────────────────────────────────
 
 const STATES = {
-  connecting: ['Connecting', 'Connecting to hub.'],
+  connecting: ['Connecting', 'Connecting to hub'],
   open: ['Connected', ''],
-  waiting: ['Reconnecting', 'The connection is lost.'],
-  closed: ['Disconnected', 'hub closed the connection.'],
+  waiting: ['Reconnecting', 'No connection to hub'],
+  closed: ['Disconnected', 'hub closed the connection'],
 }
 
 function connectionChanged() {
@@ -232,14 +232,14 @@ function connectionChanged() {
   $('connection').dataset.state = state
   $('connection-text').textContent = short
   $('banner').hidden = state === 'open' || !trouble
-  $('banner-text').textContent = reason ? `${long} (${reason})` : long
+  $('banner-text').textContent = reason ? `${long}: ${reason}.` : `${long}.`
   $('reconnect').textContent = state === 'closed' ? 'Reconnect' : 'Try now'
   $('reconnect').hidden = state === 'connecting'
   if (state === 'open') {
     loadModels()
     if (attempt > 0) announce('Connected again')
   } else if (trouble && before === 'open') {
-    announce(`${long} Reconnecting.`)
+    announce(`${long}. ${short}.`)
   }
   tick()
 }

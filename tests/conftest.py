@@ -2,20 +2,17 @@
 
 import asyncio
 import gc
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 import pytest
 from blockbuster import BlockBuster, blockbuster_ctx
 
-from hub.api.requests import Generation
 from hub.dispatch.dispatcher import Dispatcher, Upstream
-from hub.engines.base import Engine, Sink
-from hub.engines.sim import SimEngine
-from hub.engines.sim_model import PROFILES
+from hub.engines.base import Engine
 from hub.hub import Hub
 from hub.server.app import Server
+from tests.running import Running, Start, WatchedEngine
 
 
 @pytest.fixture
@@ -23,40 +20,6 @@ def no_blocking() -> Iterator[BlockBuster]:
     """Blocking the event loop from hub's code is an error."""
     with blockbuster_ctx("hub") as blockbuster:
         yield blockbuster
-
-
-@dataclass(frozen=True)
-class Running:
-    """A server that listens on a port of its own."""
-
-    hub: Hub
-    server: Server
-    engine: Any
-    port: int
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.port}"
-
-    @property
-    def ws(self) -> str:
-        return f"ws://127.0.0.1:{self.port}/v1/responses"
-
-
-class WatchedEngine(SimEngine):
-    """The simulated engine, with events to wait for."""
-
-    def __init__(self, *, speed: float) -> None:
-        super().__init__(PROFILES["h100-8b"], speed=speed, faults=True)
-        self.asked = asyncio.Event()
-        """It was asked for something."""
-
-    async def generate(self, generation: Generation, sink: Sink) -> None:
-        self.asked.set()
-        await super().generate(generation, sink)
-
-
-Start = Callable[..., Awaitable[Running]]
 
 
 @pytest.fixture

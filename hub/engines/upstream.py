@@ -27,7 +27,7 @@ from hub.api.sse import SseParser
 from hub.engines.base import Sink
 from hub.engines.chat_errors import error_from_response
 from hub.engines.chat_wire import ChunkReader, model_names, request_body
-from hub.engines.http_client import FAILURES, failure, open_session, read_body
+from hub.engines.http_client import FAILURES, fail_when_lost, failure, open_session, read_body
 from hub.errors import HubError
 
 MAX_BODY = 8 << 20
@@ -174,6 +174,7 @@ class UpstreamEngine:
                 try:
                     if response.status != 200:
                         raise await _refusal(response)
+                    fail_when_lost(response)
                     deadline.reschedule(None)
                     await _relay(response, reader, deadline)
                 finally:

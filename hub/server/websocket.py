@@ -9,6 +9,7 @@ transport is aiohttp's, handed over after the upgrade. Frames that carry events 
 import asyncio
 import logging
 from collections.abc import Callable, Sequence
+from typing import cast
 
 import orjson
 from websockets.frames import Frame, Opcode
@@ -73,9 +74,9 @@ class Connection(asyncio.Protocol):
     # asyncio.Protocol
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
-        self._outbox = Outbox(transport.write, self._loop)
+        # uvloop's transports have the methods of ``asyncio.Transport`` without being one.
+        self._transport = cast(asyncio.Transport, transport)
+        self._outbox = Outbox(self._transport.write, self._loop)
 
     def data_received(self, data: bytes) -> None:
         self._heard = True

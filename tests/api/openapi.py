@@ -7,20 +7,14 @@ from typing import Any
 
 from jsonschema import Draft202012Validator
 from jsonschema.protocols import Validator
-from referencing import Registry, Resource
-from referencing.jsonschema import DRAFT202012
 
 _SPEC = json.loads((Path(__file__).parent.parent / "data" / "openapi.json").read_text())
 _SCHEMAS = _SPEC["components"]["schemas"]
 
 # Two places where the document contradicts itself: a schema that is echoed may only be null, and
-# an effort that is described may not be used. OpenAI has since added a third.
+# an effort that is described may not be used (OpenAI has since added another).
 _SCHEMAS["JsonSchemaResponseFormat"]["properties"]["schema"] = {"type": ["object", "null"]}
 _SCHEMAS["ReasoningEffortEnum"]["enum"] += ["minimal", "max"]
-
-_REGISTRY: Registry[Any] = Registry().with_resource(
-    "openapi", Resource(contents=_SPEC, specification=DRAFT202012)
-)
 
 EVENTS: dict[str, str] = {
     schema["properties"]["type"]["enum"][0]: name
@@ -34,7 +28,9 @@ REQUIRED_OF_RESPONSE = frozenset(_SCHEMAS["ResponseResource"]["required"])
 
 @cache
 def _validator(name: str) -> Validator:
-    return Draft202012Validator({"$ref": f"openapi#/components/schemas/{name}"}, registry=_REGISTRY)
+    return Draft202012Validator(
+        {"$ref": f"#/components/schemas/{name}", "components": _SPEC["components"]}
+    )
 
 
 def check_response(response: Any) -> None:

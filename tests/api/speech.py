@@ -7,6 +7,7 @@ from itertools import groupby
 from typing import Any
 
 import orjson
+from hypothesis import settings
 from hypothesis import strategies as st
 
 from hub.api.recorder import Recorder
@@ -16,6 +17,9 @@ from hub.log import Event
 
 Call = tuple[Any, ...]
 """A method of the sink and its arguments."""
+
+no_deadline = settings(deadline=None)
+"""For tests whose examples do much work: a busy machine is no defect."""
 
 REASONS = ("stop", "tool_calls", "length", "content_filter")
 
@@ -74,7 +78,7 @@ def _tool_call(draw: st.DrawFn) -> list[Call]:
     """One call, its index still open."""
     first = ("tool_call", 0, draw(st.none() | st.just("call_given")), draw(_deltas), "")
     pieces = draw(st.lists(_deltas, max_size=3))
-    if pieces and draw(st.booleans()):
+    if draw(st.booleans()) and pieces:
         first = (*first[:4], pieces.pop(0))
     return [first, *(("tool_call", 0, None, None, piece) for piece in pieces)]
 

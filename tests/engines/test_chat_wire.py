@@ -6,7 +6,6 @@ import orjson
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from recording import RecordingSink
 
 from hub.api.requests import Generation, Usage
 from hub.engines.chat_wire import (
@@ -17,6 +16,7 @@ from hub.engines.chat_wire import (
     request_body,
 )
 from hub.errors import HubError
+from tests.engines.recording import RecordingSink
 
 DONE = b"[DONE]"
 

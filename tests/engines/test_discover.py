@@ -4,9 +4,9 @@ import asyncio
 from contextlib import AsyncExitStack, suppress
 
 import pytest
-from scripted import Peer, Script, answer, replies, serve
 
 from hub.engines.discover import LOCAL_SERVERS, Found, find_local
+from tests.engines.scripted import Peer, Script, answer, replies, serve
 
 MODELS = b'{"data":[{"id":"a"},{"id":"b"}]}'
 GOOD = replies(answer(200, MODELS))

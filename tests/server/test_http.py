@@ -11,7 +11,7 @@ import pytest
 from hub.api.requests import Generation
 from hub.engines.base import Sink
 from hub.engines.sim_text import full_text
-from tests.conftest import Running, Start
+from tests.running import Running, Start
 
 
 @pytest.fixture

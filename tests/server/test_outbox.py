@@ -1,0 +1,483 @@
+"""The outbox: one write per turn of the loop, a lagging cursor per slow reader, nothing lost.
+
+A turn of the loop is what is tested here, so time is virtual and the tests turn it by hand.
+"""
+
+import asyncio
+from collections.abc import Callable
+from itertools import groupby
+from typing import Any
+
+import orjson
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hub.clock import run_virtual
+from hub.log import Event, ResponseLog
+from hub.server.outbox import Outbox, Subscription
+
+
+async def turn() -> None:
+    """One turn of the event loop: a flush that was asked for has run."""
+    await asyncio.sleep(0)
+
+
+class Part:
+    """A part with a name."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def encode(self, seq: int, delta: str) -> bytes:
+        return orjson.dumps({"part": self.name, "seq": seq, "delta": delta})[:-1]
+
+
+class Writer:
+    """A log and its one writer."""
+
+    def __init__(self) -> None:
+        self.log = ResponseLog()
+        self.parts = [Part("0"), Part("1")]
+        self.written: list[Event] = []
+
+    def say(self, text: str, part: int = 0) -> None:
+        self._append(Event("delta", part=self.parts[part], delta=text))
+
+    def end(self) -> None:
+        fields = orjson.dumps({"part": "end", "seq": self.log.next, "delta": ""})
+        self._append(Event("end", {}, wire=fields[:-1]), terminal=True)
+
+    def _append(self, event: Event, *, terminal: bool = False) -> None:
+        self.log.append(event, terminal=terminal)
+        self.written.append(event)
+
+
+class Socket:
+    """A transport: it records every write, and its buffer drains when the test says so."""
+
+    def __init__(self, *, budget: int = 64 * 1024, high_water: int | None = None) -> None:
+        self.outbox = Outbox(self.write, asyncio.get_running_loop(), budget=budget)
+        self.writes: list[bytes] = []
+        self.ends: list[str] = []
+        self._high_water = high_water
+        self._buffered = 0
+
+    def write(self, data: bytes) -> None:
+        assert not self.outbox.paused, "written to a full socket"
+        assert data, "nothing to write"
+        self.writes.append(data)
+        self._buffered += len(data)
+        if self._high_water is not None and self._buffered > self._high_water:
+            self.outbox.pause()
+
+    def drain(self) -> None:
+        self._buffered = 0
+        self.outbox.resume()
+
+    def follow(self, name: str, log: ResponseLog, cursor: int = -1) -> Subscription:
+        """Read a log; every event becomes a line that begins with the reader's name."""
+
+        def render(event: Event) -> bytes:
+            return b"%b %b}\n" % (name.encode(), event.wire)
+
+        def ended() -> None:
+            if cursor < log.last:
+                assert self.had(name, -1)[-1]["part"] == "end", "before its terminal event"
+            self.ends.append(name)
+
+        return self.outbox.subscribe(log, render, cursor=cursor, on_end=ended)
+
+    def had(self, name: str, write: int | None = None) -> list[dict[str, Any]]:
+        """The events that a reader was sent, in all writes or in one."""
+        sent = b"".join(self.writes if write is None else self.writes[write : write + 1 or None])
+        lines = [line.partition(b" ") for line in sent.splitlines()]
+        return [orjson.loads(event) for reader, _, event in lines if reader == name.encode()]
+
+    def text(self, name: str) -> str:
+        return "".join(event["delta"] for event in self.had(name))
+
+
+def story(events: list[tuple[str, str]]) -> list[tuple[str, str]]:
+    """Part and text of each run of deltas."""
+    runs = groupby(events, key=lambda event: event[0])
+    return [(part, "".join(text for _, text in run)) for part, run in runs]
+
+
+def written(writer: Writer, after: int) -> list[tuple[str, str]]:
+    """What a reader that starts after a cursor should be told."""
+    events = [event for event in writer.written if event.seq > after]
+    return story([(e.part.name if isinstance(e.part, Part) else "end", e.delta) for e in events])
+
+
+# Any traffic.
+
+texts = st.text("abc", max_size=3)
+steps = st.lists(
+    st.one_of(
+        st.tuples(st.just("say"), st.integers(0, 2), st.integers(0, 1), texts),
+        st.tuples(st.just("end"), st.integers(0, 2)),
+        st.tuples(st.just("follow"), st.integers(0, 2), st.integers(-1, 20)),
+        st.tuples(st.just("unfollow"), st.integers(0, 5)),
+        st.sampled_from([("pause",), ("drain",), ("turn",), ("turn",)]),
+    ),
+    max_size=60,
+)
+
+
+async def run(trace: list[tuple[Any, ...]], budget: int, high_water: int | None) -> None:
+    socket = Socket(budget=budget, high_water=high_water)
+    writers = [Writer() for _ in range(3)]
+    readers: dict[str, tuple[Writer, int, Subscription]] = {}
+    left: dict[str, list[dict[str, Any]]] = {}
+
+    def follow(writer: Writer, cursor: int) -> None:
+        name = f"reader-{len(readers)}"
+        readers[name] = (writer, cursor, socket.follow(name, writer.log, cursor))
+
+    async def one_turn() -> None:
+        before = len(socket.writes)
+        await turn()
+        assert len(socket.writes) <= before + 1, "more than one write in a turn"
+
+    for step in trace:
+        match step:
+            case ("say", log, part, text) if not writers[log].log.sealed:
+                writers[log].say(text, part)
+            case ("end", log) if not writers[log].log.sealed:
+                writers[log].end()
+            case ("follow", log, cursor):
+                follow(writers[log], min(cursor, writers[log].log.last))
+            case ("unfollow", index) if index < len(readers):
+                name = f"reader-{index}"
+                if name not in socket.ends and name not in left:
+                    socket.outbox.unsubscribe(readers[name][2])
+                    left[name] = socket.had(name)
+            case ("pause",):
+                socket.outbox.pause()
+            case ("drain",):
+                socket.drain()
+            case ("turn",):
+                await one_turn()
+    for writer in writers:
+        follow(writer, -1)
+        if not writer.log.sealed:
+            writer.end()
+    for _ in range(sum(len(writer.written) for writer in writers) + 1):
+        socket.drain()
+        await one_turn()
+
+    assert len(socket.outbox) == 0
+    assert sorted(socket.ends) == sorted(name for name in readers if name not in left)
+    for name, (writer, cursor, _) in readers.items():
+        had = socket.had(name)
+        numbers = [event["seq"] for event in had]
+        assert numbers == sorted(set(numbers))
+        assert all(number > cursor for number in numbers)
+        told = story([(event["part"], event["delta"]) for event in had])
+        if name in left:
+            assert had == left[name], "sent to a reader that has left"
+        else:
+            assert told == written(writer, cursor)
+    for writer in writers:
+        assert writer.log.readers == 0
+
+
+@given(steps, st.integers(0, 1000), st.none() | st.integers(0, 300))
+def test_every_reader_gets_exactly_its_text_whatever_the_socket_does(
+    trace: list[tuple[Any, ...]], budget: int, high_water: int | None
+) -> None:
+    """Any readers, from any cursor, through any pauses: each gets exactly what follows its cursor,
+    in order, once, then its end, once; nothing is written to a full socket; one write per turn."""
+    run_virtual(run(trace, budget, high_water))
+
+
+# One write per turn.
+
+
+@given(st.integers(1, 20), st.integers(1, 5))
+def test_one_write_per_turn_however_many_logs_grew(logs: int, deltas: int) -> None:
+    """All that grew in a turn of the loop leaves in one write, each lane's bytes in order."""
+
+    async def main() -> None:
+        socket = Socket()
+        writers = [Writer() for _ in range(logs)]
+        for number, writer in enumerate(writers):
+            socket.follow(f"lane-{number}", writer.log)
+        await turn()
+        assert socket.writes == [], "nothing grew yet"
+        for delta in range(deltas):
+            for writer in writers:
+                writer.say(f"{delta};")
+        assert socket.writes == [], "on the writer's stack"
+        await turn()
+        assert len(socket.writes) == 1
+        for number in range(logs):
+            assert socket.text(f"lane-{number}") == "".join(f"{n};" for n in range(deltas))
+            assert len(socket.had(f"lane-{number}")) == deltas, "merged without need"
+        await turn()
+        assert len(socket.writes) == 1
+
+    run_virtual(main())
+
+
+async def test_each_turn_with_news_is_a_write() -> None:
+    """Nothing is held back for later company."""
+    socket, writer = Socket(), Writer()
+    socket.follow("lane", writer.log)
+    for number in range(3):
+        writer.say(str(number))
+        await turn()
+        assert socket.text("lane") == "012"[: number + 1]
+    assert len(socket.writes) == 3
+
+
+# A slow reader.
+
+
+async def test_a_full_socket_merges_what_its_readers_missed() -> None:
+    """While the socket is full, nothing is written; when it drains, each reader gets what it
+    missed as few events, then single ones again."""
+    socket = Socket()
+    writer, other = Writer(), Writer()
+    socket.follow("lane", writer.log)
+    socket.follow("other", other.log)
+    writer.say("first")
+    await turn()
+    socket.outbox.pause()
+    assert socket.outbox.paused
+    for number in range(100):
+        writer.say(f"{number},")
+        other.say(f"{number};")
+        await turn()
+    assert len(socket.writes) == 1
+    socket.drain()
+    await turn()
+    assert len(socket.writes) == 2
+    missed = "".join(f"{number}," for number in range(100))
+    assert socket.had("lane", 1) == [{"part": "0", "seq": 100, "delta": missed}]
+    assert [event["seq"] for event in socket.had("other", 1)] == [99]
+    writer.say("a")
+    writer.say("b")
+    await turn()
+    assert [event["delta"] for event in socket.had("lane", 2)] == ["a", "b"]
+
+
+async def test_a_reader_that_comes_while_the_socket_is_full_is_behind_as_well() -> None:
+    """A lane that begins on a full socket misses turns from its beginning."""
+    socket, writer = Socket(), Writer()
+    socket.outbox.pause()
+    socket.follow("lane", writer.log)
+    for _ in range(100):
+        writer.say("x")
+    socket.drain()
+    await turn()
+    assert socket.had("lane") == [{"part": "0", "seq": 99, "delta": "x" * 100}]
+
+
+async def test_a_write_may_fill_the_socket() -> None:
+    """Transports pause their protocol from within ``write``; what is left waits for the drain."""
+    socket, writer = Socket(budget=1, high_water=0), Writer()
+    socket.follow("lane", writer.log)
+    writer.say("a")
+    writer.say("b")
+    writer.end()
+    for writes in range(1, 4):
+        await turn()
+        await turn()
+        assert len(socket.writes) == writes
+        assert socket.outbox.paused
+        socket.drain()
+    assert socket.text("lane") == "ab"
+    assert socket.ends == ["lane"]
+
+
+async def test_a_socket_that_fills_before_the_flush_is_not_written_to() -> None:
+    """A flush that was asked for before the pause waits for the drain."""
+    socket, writer = Socket(), Writer()
+    socket.follow("lane", writer.log)
+    writer.say("x")
+    socket.outbox.pause()
+    await turn()
+    assert socket.writes == []
+    socket.drain()
+    socket.drain()
+    await turn()
+    assert socket.text("lane") == "x"
+
+
+async def test_a_short_pause_needs_no_second_flush() -> None:
+    """A pause that is over before the flush leaves one flush, not two."""
+    socket, writer = Socket(), Writer()
+    socket.follow("lane", writer.log)
+    writer.say("x")
+    socket.outbox.pause()
+    socket.drain()
+    await turn()
+    await turn()
+    assert len(socket.writes) == 1
+
+
+# Fairness.
+
+
+@given(st.integers(0, 2000))
+def test_a_long_catch_up_delays_a_live_lane_by_one_turn_at_most(budget: int) -> None:
+    """Whoever is far behind writes no more than its budget in a turn; a live lane's next event
+    leaves in the next turn, all the way."""
+
+    async def main() -> None:
+        socket = Socket(budget=budget)
+        old, live = Writer(), Writer()
+        for number in range(50):
+            old.say(f"{number};")
+        old.end()
+        largest = max(len(event.wire) + 200 for event in old.written)
+        socket.follow("live", live.log)
+        socket.follow("old", old.log)
+        turns = 0
+        while "old" not in socket.ends:
+            live.say("x")
+            await turn()
+            turns += 1
+            assert socket.text("live") == "x" * turns
+            news = socket.had("old", -1)
+            assert len(news) > 0
+            assert sum(old.written[event["seq"]].size for event in news) <= budget + largest
+        assert socket.text("old") == "".join(f"{number};" for number in range(50))
+        assert turns >= old.log.size // (budget + largest)
+
+    run_virtual(main())
+
+
+async def test_who_has_more_goes_to_the_back() -> None:
+    """Readers with much to catch up on take turns: after each turn all have had as much."""
+    socket = Socket(budget=1)
+    writers = [Writer() for _ in range(4)]
+    for number, writer in enumerate(writers):
+        for _ in range(10):
+            writer.say("x")
+        socket.follow(f"lane-{number}", writer.log)
+    for turns in range(1, 11):
+        await turn()
+        assert [socket.text(f"lane-{number}") for number in range(4)] == ["x" * turns] * 4
+    assert len(socket.writes) == 10
+
+
+# Ends.
+
+
+async def test_the_end_comes_once_after_the_terminal_event_was_written() -> None:
+    """``on_end`` is called in the turn of the terminal event, after the write."""
+    socket, writer = Socket(), Writer()
+    socket.follow("lane", writer.log)
+    writer.say("x")
+    writer.end()
+    assert socket.ends == []
+    await turn()
+    assert [event["part"] for event in socket.had("lane", 0)] == ["0", "end"]
+    await turn()
+    assert socket.ends == ["lane"]
+    assert len(socket.outbox) == 0
+
+
+@pytest.mark.parametrize("beyond", [0, 1000])
+async def test_who_has_had_the_terminal_event_is_told_of_the_end(beyond: int) -> None:
+    """Resuming after the last event is the end at once, without a write: nobody waits for more."""
+    socket, writer = Socket(), Writer()
+    writer.end()
+    ends: list[str] = []
+    socket.outbox.subscribe(
+        writer.log,
+        lambda event: event.wire,
+        cursor=writer.log.last + beyond,
+        on_end=lambda: ends.append("lane"),
+    )
+    await turn()
+    await turn()
+    assert ends == ["lane"]
+    assert socket.writes == []
+    assert writer.log.readers == 0
+
+
+async def test_a_cursor_before_its_time_waits_for_the_log() -> None:
+    """A cursor beyond an open log's end gets what comes after it, and nothing before."""
+    socket, writer = Socket(), Writer()
+    socket.follow("lane", writer.log, cursor=1)
+    for text in "abc":
+        writer.say(text)
+        await turn()
+    assert socket.text("lane") == "c"
+
+
+async def test_an_end_may_start_the_next_response() -> None:
+    """A lane's next response is subscribed from ``on_end``, and its news leave in the next turn."""
+    socket, first, second = Socket(), Writer(), Writer()
+    second.say("two")
+
+    def next_one() -> None:
+        socket.follow("second", second.log)
+
+    socket.outbox.subscribe(first.log, lambda event: event.wire + b"}\n", on_end=next_one)
+    first.end()
+    await turn()
+    assert socket.text("second") == ""
+    await turn()
+    assert socket.text("second") == "two"
+
+
+@pytest.mark.parametrize("stop", ["unsubscribe", "close"])
+async def test_an_end_may_stop_another_that_ends_in_the_same_turn(stop: str) -> None:
+    """Who was unsubscribed is not told of its end, even if both ended in one turn."""
+    socket = Socket()
+    writers = [Writer(), Writer()]
+    ends: list[int] = []
+    subscriptions: list[Subscription] = []
+
+    def ender(number: int) -> Callable[[], None]:
+        def ended() -> None:
+            ends.append(number)
+            if stop == "close":
+                socket.outbox.close()
+            else:
+                socket.outbox.unsubscribe(subscriptions[1 - number])
+
+        return ended
+
+    for number, writer in enumerate(writers):
+        subscriptions.append(
+            socket.outbox.subscribe(
+                writer.log, lambda event: event.wire + b"}\n", on_end=ender(number)
+            )
+        )
+        writer.end()
+    await turn()
+    assert ends == [0]
+    assert len(socket.outbox) == 0
+
+
+async def test_nothing_comes_after_unsubscribe() -> None:
+    """A reader that has left gets neither news nor an end, though its news were on their way."""
+    socket, writer = Socket(), Writer()
+    subscription = socket.follow("lane", writer.log)
+    writer.say("x")
+    socket.outbox.unsubscribe(subscription)
+    writer.end()
+    await turn()
+    assert (socket.writes, socket.ends, writer.log.readers) == ([], [], 0)
+    socket.outbox.unsubscribe(subscription)
+
+
+async def test_nothing_comes_after_close() -> None:
+    """A closed outbox has let go of all logs, and writes nothing, though a flush was asked for."""
+    socket, writers = Socket(), [Writer(), Writer()]
+    for number, writer in enumerate(writers):
+        socket.follow(f"lane-{number}", writer.log)
+        writer.say("x")
+    socket.outbox.close()
+    for writer in writers:
+        assert writer.log.readers == 0
+        writer.end()
+    socket.drain()
+    await turn()
+    assert (socket.writes, socket.ends, len(socket.outbox)) == ([], [], 0)
