@@ -1,6 +1,6 @@
 /** One answer on the page: its reasoning, text, metrics, error and buttons. */
 
-import { button, copy, el, milliseconds, nextFrame, number } from './dom.js'
+import { button, copy, countDown, el, milliseconds, nextFrame, number } from './dom.js'
 import { TextView } from './text.js'
 
 const PROGRESS = {
@@ -21,8 +21,7 @@ const REASONS = {
 export class AnswerView {
   /**
    * @param {object} answer shown as it is now; from here on `push` and `update` tell what is new
-   * @param {{retry: () => void, run: () => (import('./hub.js').Run|undefined), grown: () => void}} on
-   *   `grown` is called after a change, in the same frame
+   * @param {{retry: () => void, run: () => (import('./hub.js').Run|undefined)}} on
    */
   constructor(answer, on) {
     this.answer = answer
@@ -46,7 +45,7 @@ export class AnswerView {
     ]) {
       this.values[name] = el('dd', {}, '–')
       const unseen = name === 'rate' ? 'unseen' : '' // its unit says it
-      this.metrics.append(el('div', { title }, el('dt', { className: unseen }, label), this.values[name]))
+      this.metrics.append(el('div', { title, className: name }, el('dt', { className: unseen }, label), this.values[name]))
     }
     this.copy = button('Copy answer', 'copy', () => copy(answer.text, this.copy), { quiet: true, className: 'ghost' })
     this.retry = button('Try again', 'retry', on.retry, { quiet: true, className: 'ghost' })
@@ -90,7 +89,6 @@ export class AnswerView {
     this.#note(live)
     this.retry.hidden = live || Boolean(this.note.querySelector('button'))
     this.footer.hidden = this.metrics.hidden && this.retry.hidden
-    this.on.grown()
   }
 
   #reasoning(live) {
@@ -121,10 +119,12 @@ export class AnswerView {
     if (!this.note.hidden) return
     this.note.hidden = false
     this.note.className = error ? 'note error' : 'note'
+    const wait = el('p', { className: 'wait', data: { at: error?.retryAt ?? '' } })
+    countDown(wait)
     this.note.replaceChildren(
       error ? el('p', {}, el('code', {}, error.code), error.status ? ` ${error.status}` : '') : '',
       el('p', {}, text),
-      error?.retryAt ? el('p', { className: 'wait', data: { at: error.retryAt } }) : '',
+      error?.retryAt ? wait : '',
       error || status === 'interrupted' ? button('Retry', 'retry', this.on.retry, { className: 'small' }) : '',
     )
   }

@@ -1,7 +1,7 @@
 /** The page: puts the hub, the chats, the panes and the sidebar together. */
 
 import { Chats, isLive } from './chats.js'
-import { announce, button, el } from './dom.js'
+import { announce, button, countDown, el } from './dom.js'
 import { Hub } from './hub.js'
 import { Pane } from './pane.js'
 import { Talks } from './talks.js'
@@ -249,10 +249,7 @@ function tick() {
   const { state, retryAt } = hub.status
   const wait = Math.max(0, Math.ceil((retryAt - performance.now()) / 1000))
   $('banner-when').textContent = state === 'waiting' ? `Next try in ${wait} s.` : ''
-  for (const note of document.querySelectorAll('[data-at]')) {
-    const left = Math.ceil((note.dataset.at - Date.now()) / 1000)
-    note.textContent = left > 0 ? `hub asks to wait: try again in ${left} s.` : 'You may try again now.'
-  }
+  document.querySelectorAll('[data-at]').forEach(countDown)
 }
 
 async function loadModels() {

@@ -63,6 +63,12 @@ export function announce(text) {
   document.getElementById('announcer').textContent = text
 }
 
+/** How long to wait until the instant in `data-at`. */
+export function countDown(element) {
+  const left = Math.ceil((element.dataset.at - Date.now()) / 1000)
+  element.textContent = left > 0 ? `hub asks to wait: try again in ${left} s.` : 'You may try again now.'
+}
+
 export function milliseconds(ms) {
   if (ms === null || ms === undefined) return '–'
   if (ms < 1000) return `${Math.round(ms)} ms`

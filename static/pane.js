@@ -56,7 +56,10 @@ export class Pane {
     for (const example of this.element.querySelectorAll('.example')) {
       example.onclick = () => this.app.ask(this.chat, example.textContent)
     }
-    new ResizeObserver(() => this.#grown()).observe(log)
+    // After layout and before painting: the end is followed without a layout of its own.
+    const observer = new ResizeObserver(() => this.#grown())
+    observer.observe(log)
+    observer.observe(this.#part.turns)
   }
 
   /** Shows another chat. */
@@ -136,7 +139,6 @@ export class Pane {
     const view = new AnswerView(turn.answer, {
       retry: () => this.app.retry(chat),
       run: () => this.app.run(chat),
-      grown: () => this.#grown(),
     })
     this.app.watch(turn.answer, view)
     this.#last = view

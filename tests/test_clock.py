@@ -52,8 +52,12 @@ def test_a_timer_is_never_early(whens: list[int]) -> None:
     async def main() -> list[tuple[float, int]]:
         loop = asyncio.get_running_loop()
         fired: list[tuple[float, int]] = []
+
+        def fire(when: int) -> None:
+            fired.append((loop.time(), when))
+
         for when in whens:
-            loop.call_at(when / 8, lambda when=when: fired.append((loop.time(), when)))
+            loop.call_at(when / 8, fire, when)
         await asyncio.sleep(1000)
         return fired
 

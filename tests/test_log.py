@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hub.log import Event, ResponseLog, merged
+from tests.traces import traces
 
 
 class CountingPart:
@@ -77,12 +78,13 @@ writes = st.one_of(
     st.tuples(st.just("delta"), st.integers(0, 2), texts),
     st.tuples(st.just("other"), st.just(0), st.just("")),
 )
+switches = st.tuples(st.sampled_from(["on", "off"]), st.integers(0, 3))
 reads = st.tuples(
     st.just("read"), st.integers(0, 2), st.booleans(), budgets, st.none() | st.integers(0, 5)
 )
 
 
-@given(st.integers(0, 1000), st.lists(st.one_of(writes, reads), max_size=60), st.booleans())
+@given(st.integers(0, 1000), traces(st.one_of(writes, reads), 60), st.booleans())
 def test_every_reader_gets_exactly_the_text_in_order_once(
     first: int, steps: list[tuple[object, ...]], merge_at_end: bool
 ) -> None:
@@ -108,7 +110,7 @@ def test_every_reader_gets_exactly_the_text_in_order_once(
         assert reader_.cursor == writer.log.last
 
 
-@given(st.integers(0, 1000), st.lists(writes, max_size=20))
+@given(st.integers(0, 1000), traces(writes, 20))
 def test_numbers_rise_by_one_from_first(first: int, steps: list[tuple[str, int, str]]) -> None:
     """Events are numbered from ``first`` upwards without gaps, and ``last`` and ``next`` say so."""
     writer = Writer(first)
@@ -154,7 +156,7 @@ def test_nothing_follows_a_terminal_event(
     assert writer.log.read(-1) == before
 
 
-@given(st.lists(writes, max_size=40))
+@given(traces(writes, 40))
 def test_merging_joins_only_runs_of_one_part(steps: list[tuple[str, int, str]]) -> None:
     """Merging joins exactly the runs of consecutive deltas of one part, keeps their text and the
     last one's number, and leaves every other event as it is."""
@@ -217,7 +219,7 @@ def test_a_budget_takes_at_least_one_event_and_stops_when_it_is_spent(
     assert taken == writer.written or sum(event.size for event in taken) >= budget
 
 
-@given(st.lists(writes, max_size=20))
+@given(traces(writes, 20))
 def test_the_size_of_a_log_grows_with_every_event(steps: list[tuple[str, int, str]]) -> None:
     """A log's size is the sum of its events', text at the least, before anything is encoded."""
     writer = Writer()
@@ -227,7 +229,7 @@ def test_the_size_of_a_log_grows_with_every_event(steps: list[tuple[str, int, st
     assert writer.log.size >= sum(len(event.delta) for event in writer.written) + 200 * len(steps)
 
 
-@given(st.lists(st.one_of(writes, st.tuples(st.sampled_from(["on", "off"]), st.integers(0, 3)))))
+@given(traces(st.one_of(writes, switches), 40))
 def test_readers_are_woken_for_every_append_while_they_are_subscribed(
     steps: list[tuple[object, ...]],
 ) -> None:

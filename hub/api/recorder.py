@@ -344,8 +344,7 @@ class Recorder:
 
     def _close_part(self) -> None:
         part = self._part
-        if part is None:
-            return
+        assert part is not None, "an open item has an open part"
         self._sync()
         done = f"{part.type.removesuffix('.delta')}.done"
         if part.item["type"] == "function_call":

@@ -225,16 +225,14 @@ def json_type(value: Any) -> str:
             return "an object"
 
 
-def check_depth(value: Any, limit: int = MAX_DEPTH) -> None:
+def check_depth(value: Json | list[Any], limit: int = MAX_DEPTH) -> None:
     """Refuse JSON that nests deeper than ``limit``. Iterative, so that it cannot overflow."""
-    level = [value]
+    level: list[Any] = [value]
     for _ in range(limit):
         below: list[Any] = []
         for one in level:
-            if isinstance(one, dict):
-                below.extend(v for v in one.values() if isinstance(v, (dict, list)))
-            elif isinstance(one, list):
-                below.extend(v for v in one if isinstance(v, (dict, list)))
+            inside = one.values() if isinstance(one, dict) else one
+            below.extend(value for value in inside if isinstance(value, (dict, list)))
         if not below:
             return
         level = below

@@ -1,11 +1,14 @@
 """Any JSON at any place of a request."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from copy import deepcopy
-from typing import Any
+from typing import Any, TypeVar
 
 from hypothesis import strategies as st
 
+from hub.errors import HubError
+
+T = TypeVar("T")
 Path = tuple[str | int, ...]
 
 _words = st.sampled_from(
@@ -47,3 +50,11 @@ def changed(body: Any, path: Path, value: Any) -> Any:
         place = place[key]
     place[path[-1]] = value
     return copy
+
+
+def attempt(parse: Callable[[Any], T], given: Any) -> T | HubError:
+    """What a parser makes of something: its result or its error, and nothing else."""
+    try:
+        return parse(given)
+    except HubError as error:
+        return error

@@ -7,8 +7,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from openai.types.responses import ResponseStreamEvent
-from tests.api.openapi import EVENTS, check_event, check_response
 from pydantic import TypeAdapter
+
+from hub.api.recorder import FINISH, TERMINAL_EVENTS, Recorder, new_id
+from hub.api.requests import Json, Usage
+from hub.api.responses import parse_create
+from hub.errors import HubError
+from tests.api.openapi import EVENTS, check_event, check_response
 from tests.api.speech import (
     Call,
     Client,
@@ -21,11 +26,6 @@ from tests.api.speech import (
     recorder,
     speeches,
 )
-
-from hub.api.recorder import FINISH, TERMINAL_EVENTS, Recorder, new_id
-from hub.api.requests import Json, Usage
-from hub.api.responses import parse_create
-from hub.errors import HubError
 
 TOOL = {"type": "function", "name": "f", "parameters": {"type": "object"}}
 PLAIN = parse_create({"input": "Hi"})

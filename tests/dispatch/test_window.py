@@ -5,9 +5,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hub.dispatch.window import Window
+from tests.traces import traces
 
 
-@given(st.integers(1, 5), st.lists(st.booleans(), max_size=50))
+@given(st.integers(1, 5), traces(st.booleans(), 50))
 def test_a_window_is_never_below_zero_or_above_its_size(size: int, steps: list[bool]) -> None:
     """What is reserved lies between 0 and the size; a step beyond either end is a defect, and
     changes nothing."""

@@ -6,17 +6,18 @@ from hypothesis import strategies as st
 
 from hub.api.requests import Json
 from hub.server.cache import ResponseCache
+from tests.traces import traces
 
 MAX_ENTRIES, MAX_BYTES = 4, 100
 
 lanes = st.sampled_from([None, "a", "b"])
-steps = st.lists(
+steps = traces(
     st.one_of(
         st.tuples(st.just("put"), lanes, st.integers(0, 120)),
         st.tuples(st.just("get"), st.none(), st.integers(0, 30)),
         st.tuples(st.just("failed"), lanes, st.integers(0, 30)),
     ),
-    max_size=60,
+    60,
 )
 
 

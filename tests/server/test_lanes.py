@@ -58,32 +58,35 @@ def nested(kind: bytes, depth: int, field: bytes = b"input") -> bytes:
     return b'{"type":%b,"%b":%b%b}' % (kind, field, b"[" * depth, b"]" * depth)
 
 
-def understood(data: bytes) -> Command | None:
-    """What ``decode`` makes of it: a whole command, or ``None`` for an error of the client's."""
+def answer(data: bytes) -> Command | LaneError:
+    """What ``decode`` makes of it."""
     try:
-        command = decode(data)
+        return decode(data)
     except LaneError as refusal:
-        assert refusal.error.status == 400
-        assert refusal.error.message == str(refusal)
-        # Both go out again.
-        orjson.dumps([refusal.error.body(), refusal.lane])
-        return None
-    if isinstance(command, Steer):
-        # Its answer repeats it.
-        orjson.dumps([command.previous_response_id, command.input])
-    return command
+        return refusal
+
+
+def check_answer(data: bytes) -> None:
+    """It is a command or an error of the client's, and what is repeated of it can be written."""
+    match answer(data):
+        case LaneError(error=error, lane=lane) as refusal:
+            assert error.status == 400
+            assert error.message == str(refusal)
+            orjson.dumps([error.body(), lane])
+        case Steer(parent, input):
+            orjson.dumps([parent, input])
 
 
 @given(st.binary(max_size=200))
 def test_any_bytes_are_a_command_or_an_error(data: bytes) -> None:
     """No input crashes the decoder; whatever is not understood is a typed error."""
-    understood(data)
+    check_answer(data)
 
 
 @given(json_values.map(encode))
 def test_any_json_is_a_command_or_an_error(data: bytes) -> None:
     """Neither does any JSON, of whatever type."""
-    understood(data)
+    check_answer(data)
 
 
 @given(messages.map(encode))
@@ -99,7 +102,7 @@ def test_any_json_is_a_command_or_an_error(data: bytes) -> None:
 @example(nested(b'"response.create"', 100_000))
 def test_any_message_is_a_command_or_an_error(data: bytes) -> None:
     """Nor does any object with the fields of messages, whatever they hold and however deep."""
-    understood(data)
+    check_answer(data)
 
 
 lane_names = st.text(
@@ -176,6 +179,14 @@ def create(lane: str | None, size: int = 1) -> Create:
     return Create(lane, {}, size)
 
 
+def refused(lanes: Lanes, one: Create) -> str:
+    """The code with which a create is refused, on its own lane."""
+    with pytest.raises(LaneError) as caught:
+        lanes.add(one)
+    assert caught.value.lane == one.lane
+    return caught.value.error.code
+
+
 class LanesMachine(RuleBasedStateMachine):
     """One connection with small bounds, any creates and ends."""
 
@@ -203,35 +214,22 @@ class LanesMachine(RuleBasedStateMachine):
     @rule(lane=st.sampled_from([None, *NAMES]), size=st.integers(1, 20))
     def add(self, lane: str | None, size: int) -> None:
         one = create(lane, size)
-        new = lane is not None and lane not in self.named
-        full = (
-            len(self.waiting) >= self.max_waiting
-            or sum(waiting.size for waiting in self.waiting) + size > self.max_waiting_bytes
-        )
-        can_start = lane not in self.running and len(self.running) < self.max_active
-        try:
-            started = self.lanes.add(one)
-        except LaneError as refusal:
-            assert refusal.lane == lane
-            if refusal.error.code == "websocket_stream_limit_reached":
-                assert new
-                assert len(self.named) == self.max_lanes
+        if lane is not None and lane not in self.named:
+            if len(self.named) == self.max_lanes:
+                assert refused(self.lanes, one) == "websocket_stream_limit_reached"
                 return
-            assert refusal.error.code == "rate_limit_exceeded"
-            assert full
-            assert not can_start
-        else:
-            self.accepted.append(one)
-            if can_start:
-                assert started is one
-                self.start(one)
-            else:
-                assert started is None
-                assert not full
-                self.waiting.append(one)
-        if lane is not None:
             self.named.add(lane)
-            assert len(self.named) <= self.max_lanes
+        size += sum(waiting.size for waiting in self.waiting)
+        if lane not in self.running and len(self.running) < self.max_active:
+            assert self.lanes.add(one) is one
+            self.accepted.append(one)
+            self.start(one)
+        elif len(self.waiting) >= self.max_waiting or size > self.max_waiting_bytes:
+            assert refused(self.lanes, one) == "rate_limit_exceeded"
+        else:
+            assert self.lanes.add(one) is None
+            self.accepted.append(one)
+            self.waiting.append(one)
 
     @precondition(lambda self: self.running)
     @rule(data=st.data())
@@ -280,12 +278,6 @@ class LanesMachine(RuleBasedStateMachine):
 TestLanes = LanesMachine.TestCase
 
 
-def refusal(lanes: Lanes, one: Create) -> str:
-    with pytest.raises(LaneError) as caught:
-        lanes.add(one)
-    return caught.value.error.code
-
-
 def test_a_connection_has_32_named_lanes_over_its_life() -> None:
     """The 33rd name is refused, however idle the others are; the default lane does not count."""
     lanes = Lanes()
@@ -293,7 +285,7 @@ def test_a_connection_has_32_named_lanes_over_its_life() -> None:
         assert lanes.add(create(f"lane-{number}")) is not None
         lanes.finish(f"lane-{number}")
     assert MAX_LANES == 32
-    assert refusal(lanes, create("lane-32")) == "websocket_stream_limit_reached"
+    assert refused(lanes, create("lane-32")) == "websocket_stream_limit_reached"
     assert lanes.add(create(None)) is not None
     assert lanes.add(create("lane-0")) is not None
 
@@ -315,8 +307,8 @@ def test_waiting_is_bounded_in_number_and_in_bytes() -> None:
     assert lanes.add(create("a")) is not None
     for _ in range(MAX_WAITING):
         assert lanes.add(create("a")) is None
-    assert refusal(lanes, create("a")) == "rate_limit_exceeded"
+    assert refused(lanes, create("a")) == "rate_limit_exceeded"
     assert lanes.add(create("b")) is not None, "what may start at once waits for nobody"
     assert lanes.finish("a") is not None
-    assert refusal(lanes, create("a", MAX_WAITING_BYTES)) == "rate_limit_exceeded"
+    assert refused(lanes, create("a", MAX_WAITING_BYTES)) == "rate_limit_exceeded"
     assert lanes.add(create("a")) is None

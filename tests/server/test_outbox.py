@@ -13,9 +13,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hub.clock import run_virtual
 from hub.log import Event, ResponseLog
 from hub.server.outbox import Outbox, Subscription
+from tests.traces import traces
+from tests.virtual import virtual
 
 
 async def turn() -> None:
@@ -113,7 +114,7 @@ def written(writer: Writer, after: int) -> list[tuple[str, str]]:
 # Any traffic.
 
 texts = st.text("abc", max_size=3)
-steps = st.lists(
+steps = traces(
     st.one_of(
         st.tuples(st.just("say"), st.integers(0, 2), st.integers(0, 1), texts),
         st.tuples(st.just("end"), st.integers(0, 2)),
@@ -121,11 +122,17 @@ steps = st.lists(
         st.tuples(st.just("unfollow"), st.integers(0, 5)),
         st.sampled_from([("pause",), ("drain",), ("turn",), ("turn",)]),
     ),
-    max_size=60,
+    60,
 )
 
 
-async def run(trace: list[tuple[Any, ...]], budget: int, high_water: int | None) -> None:
+@given(steps, st.integers(0, 1000), st.none() | st.integers(0, 300))
+@virtual
+async def test_every_reader_gets_exactly_its_text_whatever_the_socket_does(
+    trace: list[tuple[Any, ...]], budget: int, high_water: int | None
+) -> None:
+    """Any readers, from any cursor, through any pauses: each gets exactly what follows its cursor,
+    in order, once, then its end, once; nothing is written to a full socket; one write per turn."""
     socket = Socket(budget=budget, high_water=high_water)
     writers = [Writer() for _ in range(3)]
     readers: dict[str, tuple[Writer, int, Subscription]] = {}
@@ -183,44 +190,33 @@ async def run(trace: list[tuple[Any, ...]], budget: int, high_water: int | None)
         assert writer.log.readers == 0
 
 
-@given(steps, st.integers(0, 1000), st.none() | st.integers(0, 300))
-def test_every_reader_gets_exactly_its_text_whatever_the_socket_does(
-    trace: list[tuple[Any, ...]], budget: int, high_water: int | None
-) -> None:
-    """Any readers, from any cursor, through any pauses: each gets exactly what follows its cursor,
-    in order, once, then its end, once; nothing is written to a full socket; one write per turn."""
-    run_virtual(run(trace, budget, high_water))
-
-
 # One write per turn.
 
 
 @given(st.integers(1, 20), st.integers(1, 5))
-def test_one_write_per_turn_however_many_logs_grew(logs: int, deltas: int) -> None:
+@virtual
+async def test_one_write_per_turn_however_many_logs_grew(logs: int, deltas: int) -> None:
     """All that grew in a turn of the loop leaves in one write, each lane's bytes in order."""
-
-    async def main() -> None:
-        socket = Socket()
-        writers = [Writer() for _ in range(logs)]
-        for number, writer in enumerate(writers):
-            socket.follow(f"lane-{number}", writer.log)
-        await turn()
-        assert socket.writes == [], "nothing grew yet"
-        for delta in range(deltas):
-            for writer in writers:
-                writer.say(f"{delta};")
-        assert socket.writes == [], "on the writer's stack"
-        await turn()
-        assert len(socket.writes) == 1
-        for number in range(logs):
-            assert socket.text(f"lane-{number}") == "".join(f"{n};" for n in range(deltas))
-            assert len(socket.had(f"lane-{number}")) == deltas, "merged without need"
-        await turn()
-        assert len(socket.writes) == 1
-
-    run_virtual(main())
+    socket = Socket()
+    writers = [Writer() for _ in range(logs)]
+    for number, writer in enumerate(writers):
+        socket.follow(f"lane-{number}", writer.log)
+    await turn()
+    assert socket.writes == [], "nothing grew yet"
+    for delta in range(deltas):
+        for writer in writers:
+            writer.say(f"{delta};")
+    assert socket.writes == [], "on the writer's stack"
+    await turn()
+    assert len(socket.writes) == 1
+    for number in range(logs):
+        assert socket.text(f"lane-{number}") == "".join(f"{n};" for n in range(deltas))
+        assert len(socket.had(f"lane-{number}")) == deltas, "merged without need"
+    await turn()
+    assert len(socket.writes) == 1
 
 
+@virtual
 async def test_each_turn_with_news_is_a_write() -> None:
     """Nothing is held back for later company."""
     socket, writer = Socket(), Writer()
@@ -235,6 +231,7 @@ async def test_each_turn_with_news_is_a_write() -> None:
 # A slow reader.
 
 
+@virtual
 async def test_a_full_socket_merges_what_its_readers_missed() -> None:
     """While the socket is full, nothing is written; when it drains, each reader gets what it
     missed as few events, then single ones again."""
@@ -263,6 +260,7 @@ async def test_a_full_socket_merges_what_its_readers_missed() -> None:
     assert [event["delta"] for event in socket.had("lane", 2)] == ["a", "b"]
 
 
+@virtual
 async def test_a_reader_that_comes_while_the_socket_is_full_is_behind_as_well() -> None:
     """A lane that begins on a full socket misses turns from its beginning."""
     socket, writer = Socket(), Writer()
@@ -275,6 +273,7 @@ async def test_a_reader_that_comes_while_the_socket_is_full_is_behind_as_well() 
     assert socket.had("lane") == [{"part": "0", "seq": 99, "delta": "x" * 100}]
 
 
+@virtual
 async def test_a_write_may_fill_the_socket() -> None:
     """Transports pause their protocol from within ``write``; what is left waits for the drain."""
     socket, writer = Socket(budget=1, high_water=0), Writer()
@@ -292,6 +291,7 @@ async def test_a_write_may_fill_the_socket() -> None:
     assert socket.ends == ["lane"]
 
 
+@virtual
 async def test_a_socket_that_fills_before_the_flush_is_not_written_to() -> None:
     """A flush that was asked for before the pause waits for the drain."""
     socket, writer = Socket(), Writer()
@@ -306,6 +306,7 @@ async def test_a_socket_that_fills_before_the_flush_is_not_written_to() -> None:
     assert socket.text("lane") == "x"
 
 
+@virtual
 async def test_a_short_pause_needs_no_second_flush() -> None:
     """A pause that is over before the flush leaves one flush, not two."""
     socket, writer = Socket(), Writer()
@@ -322,34 +323,32 @@ async def test_a_short_pause_needs_no_second_flush() -> None:
 
 
 @given(st.integers(0, 2000))
-def test_a_long_catch_up_delays_a_live_lane_by_one_turn_at_most(budget: int) -> None:
+@virtual
+async def test_a_long_catch_up_delays_a_live_lane_by_one_turn_at_most(budget: int) -> None:
     """Whoever is far behind writes no more than its budget in a turn; a live lane's next event
     leaves in the next turn, all the way."""
-
-    async def main() -> None:
-        socket = Socket(budget=budget)
-        old, live = Writer(), Writer()
-        for number in range(50):
-            old.say(f"{number};")
-        old.end()
-        largest = max(len(event.wire) + 200 for event in old.written)
-        socket.follow("live", live.log)
-        socket.follow("old", old.log)
-        turns = 0
-        while "old" not in socket.ends:
-            live.say("x")
-            await turn()
-            turns += 1
-            assert socket.text("live") == "x" * turns
-            news = socket.had("old", -1)
-            assert len(news) > 0
-            assert sum(old.written[event["seq"]].size for event in news) <= budget + largest
-        assert socket.text("old") == "".join(f"{number};" for number in range(50))
-        assert turns >= old.log.size // (budget + largest)
-
-    run_virtual(main())
+    socket = Socket(budget=budget)
+    old, live = Writer(), Writer()
+    for number in range(50):
+        old.say(f"{number};")
+    old.end()
+    largest = max(len(event.wire) + 200 for event in old.written)
+    socket.follow("live", live.log)
+    socket.follow("old", old.log)
+    turns = 0
+    while "old" not in socket.ends:
+        live.say("x")
+        await turn()
+        turns += 1
+        assert socket.text("live") == "x" * turns
+        news = socket.had("old", -1)
+        assert len(news) > 0
+        assert sum(old.written[event["seq"]].size for event in news) <= budget + largest
+    assert socket.text("old") == "".join(f"{number};" for number in range(50))
+    assert turns >= old.log.size // (budget + largest)
 
 
+@virtual
 async def test_who_has_more_goes_to_the_back() -> None:
     """Readers with much to catch up on take turns: after each turn all have had as much."""
     socket = Socket(budget=1)
@@ -367,6 +366,7 @@ async def test_who_has_more_goes_to_the_back() -> None:
 # Ends.
 
 
+@virtual
 async def test_the_end_comes_once_after_the_terminal_event_was_written() -> None:
     """``on_end`` is called in the turn of the terminal event, after the write."""
     socket, writer = Socket(), Writer()
@@ -382,6 +382,7 @@ async def test_the_end_comes_once_after_the_terminal_event_was_written() -> None
 
 
 @pytest.mark.parametrize("beyond", [0, 1000])
+@virtual
 async def test_who_has_had_the_terminal_event_is_told_of_the_end(beyond: int) -> None:
     """Resuming after the last event is the end at once, without a write: nobody waits for more."""
     socket, writer = Socket(), Writer()
@@ -400,6 +401,7 @@ async def test_who_has_had_the_terminal_event_is_told_of_the_end(beyond: int) ->
     assert writer.log.readers == 0
 
 
+@virtual
 async def test_a_cursor_before_its_time_waits_for_the_log() -> None:
     """A cursor beyond an open log's end gets what comes after it, and nothing before."""
     socket, writer = Socket(), Writer()
@@ -410,6 +412,7 @@ async def test_a_cursor_before_its_time_waits_for_the_log() -> None:
     assert socket.text("lane") == "c"
 
 
+@virtual
 async def test_an_end_may_start_the_next_response() -> None:
     """A lane's next response is subscribed from ``on_end``, and its news leave in the next turn."""
     socket, first, second = Socket(), Writer(), Writer()
@@ -427,6 +430,7 @@ async def test_an_end_may_start_the_next_response() -> None:
 
 
 @pytest.mark.parametrize("stop", ["unsubscribe", "close"])
+@virtual
 async def test_an_end_may_stop_another_that_ends_in_the_same_turn(stop: str) -> None:
     """Who was unsubscribed is not told of its end, even if both ended in one turn."""
     socket = Socket()
@@ -456,6 +460,7 @@ async def test_an_end_may_stop_another_that_ends_in_the_same_turn(stop: str) -> 
     assert len(socket.outbox) == 0
 
 
+@virtual
 async def test_nothing_comes_after_unsubscribe() -> None:
     """A reader that has left gets neither news nor an end, though its news were on their way."""
     socket, writer = Socket(), Writer()
@@ -468,6 +473,7 @@ async def test_nothing_comes_after_unsubscribe() -> None:
     socket.outbox.unsubscribe(subscription)
 
 
+@virtual
 async def test_nothing_comes_after_close() -> None:
     """A closed outbox has let go of all logs, and writes nothing, though a flush was asked for."""
     socket, writers = Socket(), [Writer(), Writer()]

@@ -1,0 +1,100 @@
+"""The settings: flags over environment over file over default, and errors that name the setting."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import click
+import pytest
+from click.testing import CliRunner, Result
+
+from hub.config import Settings, from_options, options
+
+settings_read: list[Settings] = []
+
+
+@click.command()
+@options
+def read(**values: Any) -> None:
+    settings_read.append(from_options(values))
+
+
+def run(*flags: str, file: str | None = None, tmp_path: Path, **environment: str) -> Result:
+    arguments = list(flags)
+    if file is not None:
+        path = tmp_path / "hub.toml"
+        path.write_text(file)
+        arguments += ["--config", str(path)]
+    settings_read.clear()
+    return CliRunner(env=environment).invoke(read, arguments)
+
+
+def test_the_defaults(tmp_path: Path) -> None:
+    assert run(tmp_path=tmp_path).exit_code == 0
+    assert settings_read == [Settings()]
+
+
+def test_a_flag_wins_over_the_environment_and_that_over_the_file(tmp_path: Path) -> None:
+    file = "batch_size = 1\nflush_interval = 1\nqueue_size = 1\n"
+    environment = {"HUB_BATCH_SIZE": "2", "HUB_FLUSH_INTERVAL": "2"}
+    run("--batch-size", "3", file=file, tmp_path=tmp_path, **environment)
+    assert (
+        settings_read[0].batch_size,
+        settings_read[0].flush_interval,
+        settings_read[0].queue_size,
+    ) == (3, 2.0, 1)
+
+
+def test_the_file_may_be_named_in_the_environment(tmp_path: Path) -> None:
+    path = tmp_path / "hub.toml"
+    path.write_text('upstream = ["http://a:1", "http://b:2"]\nsim_speed = 2\n')
+    run(tmp_path=tmp_path, HUB_CONFIG=str(path))
+    assert settings_read[0].upstream == ("http://a:1", "http://b:2")
+    assert settings_read[0].sim_speed == 2.0
+
+
+def test_sim_takes_a_profile_or_the_default_one(tmp_path: Path) -> None:
+    run("--sim", "--port", "0", tmp_path=tmp_path)
+    assert settings_read[0].sim == "h100-8b"
+    run("--sim", "llama-cpu", tmp_path=tmp_path)
+    assert settings_read[0].sim == "llama-cpu"
+
+
+def test_every_setting_has_a_flag_and_says_what_it_does(tmp_path: Path) -> None:
+    text = run("--help", tmp_path=tmp_path).output
+    for spec in dataclasses.fields(Settings):
+        assert f"--{spec.name.replace('_', '-')}" in text
+        assert len(spec.metadata["help"]) > 10
+
+
+def test_the_model_map_is_a_mapping(tmp_path: Path) -> None:
+    run("--model-map", "gpt=llama=3", "--model-map", "a=b", tmp_path=tmp_path)
+    assert settings_read[0].models == {"gpt": "llama=3", "a": "b"}
+
+
+@pytest.mark.parametrize(
+    ("flags", "file", "named"),
+    [
+        (["--port", "70000"], None, "--port"),
+        (["--port", "x"], None, "--port"),
+        (["--batch-size", "0"], None, "--batch-size"),
+        (["--flush-interval", "-1"], None, "--flush-interval"),
+        (["--sim", "cray-1"], None, "--sim"),
+        (["--sim-speed", "0"], None, "--sim-speed"),
+        (["--upstream", "localhost:8000"], None, "--upstream"),
+        (["--model-map", "x"], None, "--model-map"),
+        (["--log-level", "loud"], None, "--log-level"),
+        (["--upstream", "http://a", "--sim"], None, "--upstream"),
+        ([], "port = 70000", "--port"),
+        ([], 'queue_size = "many"', "--queue-size"),
+        ([], "batchsize = 3", "batchsize"),
+        ([], "port =", "--config"),
+    ],
+)
+def test_a_bad_value_is_an_error_that_names_the_setting(
+    flags: list[str], file: str | None, named: str, tmp_path: Path
+) -> None:
+    result = run(*flags, file=file, tmp_path=tmp_path)
+    assert result.exit_code == 2
+    assert named in result.output
+    assert "Traceback" not in result.output
