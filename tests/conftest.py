@@ -7,12 +7,17 @@ from typing import Any
 
 import pytest
 from blockbuster import BlockBuster, blockbuster_ctx
+from hypothesis import settings
 
 from hub.dispatch.dispatcher import Dispatcher, Upstream
 from hub.engines.base import Engine
 from hub.hub import Hub
 from hub.server.app import Server
 from tests.running import Running, Start, WatchedEngine
+
+# A slow example says more about the machine than about hub.
+settings.register_profile("hub", deadline=None)
+settings.load_profile("hub")
 
 
 @pytest.fixture

@@ -154,8 +154,9 @@ class Outbox:
                 subscription.behind = False
                 if log.sealed:
                     ended.append(subscription)
-        if blocks:
-            self._write(b"".join(blocks))
+        data = b"".join(blocks)
+        if data:
+            self._write(data)
         for subscription in ended:
             # The end of one may have been the reason to stop another.
             if subscription in self._subscriptions:

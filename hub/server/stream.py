@@ -77,7 +77,7 @@ async def send(
         raise ConnectionResetError("the client went away")
 
     def write(data: bytes) -> None:
-        transport.write(b"%x\r\n%b\r\n" % (len(data), data) if chunked and data else data)
+        transport.write(b"%x\r\n%b\r\n" % (len(data), data) if chunked else data)
 
     loop = asyncio.get_running_loop()
     outbox = Outbox(write, loop)

@@ -10,7 +10,7 @@ from hub.api.requests import Json
 TYPES = ("response.output_text.delta", "response.refusal.delta", "response.reasoning_text.delta")
 
 
-@given(st.sampled_from(TYPES), st.integers(0), st.none() | st.integers(0, 9), st.text())
+@given(st.sampled_from(TYPES), st.integers(0, 2**53), st.none() | st.integers(0, 9), st.text())
 def test_a_delta_is_json_but_for_its_closing_brace(
     type: str, seq: int, content_index: int | None, delta: str
 ) -> None:

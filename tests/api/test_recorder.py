@@ -450,6 +450,16 @@ def test_merging_is_the_same_from_any_cursor(speech: list[Call], end: list[Call]
         assert client.output == one.output
 
 
+@no_deadline
+@given(speeches(), ends)
+def test_what_was_told_never_changes(speech: list[Call], end: list[Call]) -> None:
+    """An event's fields stay what its wire form says, whatever is said after it."""
+    for event in record(*speech, *end).log.read(-1):
+        if event.body:
+            head = {"type": event.type, "sequence_number": event.seq}
+            assert heard(event) == {**head, **event.body}
+
+
 # For Chat Completions.
 
 
