@@ -84,6 +84,8 @@ TABLE: dict[str, Row] = {
     "websocket_stream_limit_reached": Row(400, _BAD, Fault.CLIENT),
     "websocket_connection_limit_reached": Row(400, _BAD, Fault.CAPACITY, True),
     "rate_limit_exceeded": Row(429, "rate_limit_error", Fault.CAPACITY, True),
+    "store_unavailable": Row(503, _SERVER, Fault.CAPACITY, True),
+    "idempotency_conflict": Row(409, _BAD, Fault.CLIENT),
     "shutting_down": Row(503, _SERVER, Fault.CAPACITY, True),
     # The model server.
     "upstream_overloaded": Row(503, _SERVER, Fault.UPSTREAM, True),

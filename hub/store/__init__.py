@@ -1,0 +1,1 @@
+"""Where responses are kept: memory or SQLite, behind one interface."""
