@@ -44,13 +44,14 @@ export class AnswerView {
       ['tokens', 'Tokens', 'Output tokens'],
     ]) {
       this.values[name] = el('dd', {}, '–')
-      const unseen = name === 'rate' ? 'unseen' : '' // its unit says it
-      this.metrics.append(el('div', { title, className: name }, el('dt', { className: unseen }, label), this.values[name]))
+      const term = el('dt', { className: name === 'rate' ? 'unseen' : '' }, label) // its unit says it
+      this.metrics.append(el('div', { title, className: name }, term, this.values[name]))
     }
     this.copy = button('Copy answer', 'copy', () => copy(answer.text, this.copy), { quiet: true, className: 'ghost' })
     this.retry = button('Try again', 'retry', on.retry, { quiet: true, className: 'ghost' })
     this.model = el('span', { className: 'model' })
-    this.footer = el('footer', {}, this.metrics, this.model, el('span', { className: 'actions' }, this.copy, this.retry))
+    const actions = el('span', { className: 'actions' }, this.copy, this.retry)
+    this.footer = el('footer', {}, this.metrics, this.model, actions)
     this.element = el('div', { className: 'answer' }, this.reasoning, this.body, this.progress, this.note, this.footer)
     this.views = { text: new TextView(this.body, codeBlock), reasoning: new TextView(this.thought, codeBlock) }
     this.pending.text = answer.text

@@ -22,7 +22,8 @@ export function icon(name) {
 /** A button with an icon; `label` is seen, or only heard and hovered if `quiet`. */
 export function button(label, name, onclick, { quiet = false, className = '' } = {}) {
   const known = quiet ? { title: label, 'aria-label': label } : {}
-  return el('button', { type: 'button', className, onclick, ...known }, icon(name), quiet ? null : el('span', {}, label))
+  const text = quiet ? null : el('span', {}, label)
+  return el('button', { type: 'button', className, onclick, ...known }, icon(name), text)
 }
 
 const tasks = new Set()

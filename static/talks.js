@@ -49,7 +49,8 @@ export class Talks {
   }
 
   #start(chat, turn) {
-    const answer = { text: '', reasoning: '', status: 'live', reason: null, error: null, timings: null, model: null, responseId: null }
+    const answer = { text: '', reasoning: '', status: 'live', reason: null, error: null }
+    Object.assign(answer, { timings: null, model: null, responseId: null })
     turn.answer = answer
     const add = (text, kind) => {
       answer[kind] += text

@@ -76,6 +76,19 @@ def test_a_timeout_comes_at_its_time() -> None:
     assert run_virtual(main()) == 3600
 
 
+def test_what_is_ready_comes_before_time_passes() -> None:
+    """The clock does not jump while a socket, here the loop's own, has something to read."""
+
+    async def main() -> tuple[float, float]:
+        loop = asyncio.get_running_loop()
+        called: asyncio.Future[float] = loop.create_future()
+        loop.call_soon_threadsafe(lambda: called.set_result(loop.time()))
+        await asyncio.sleep(10)
+        return called.result(), loop.time()
+
+    assert run_virtual(main()) == (0.0, 10.0)
+
+
 def test_waiting_for_nothing_is_an_error() -> None:
     """Who waits for what nothing will bring is told so, and cleans up, instead of hanging."""
     cleaned: list[bool] = []
