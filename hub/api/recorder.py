@@ -19,6 +19,7 @@ first reader asks.
 """
 
 import secrets
+from copy import deepcopy
 
 import orjson
 
@@ -294,8 +295,8 @@ class Recorder:
     def _open_part(self, type: str, part: Json) -> DeltaPart:
         assert self._item is not None
         self._content_index += 1
-        self._emit("response.content_part.added", self._place({"part": dict(part)}))
-        self._item["content"].append(part)
+        self._emit("response.content_part.added", self._place({"part": part}))
+        self._item["content"].append(deepcopy(part))
         self._part = DeltaPart(type, self._item, len(self.output) - 1, self._content_index)
         return self._part
 
