@@ -4,6 +4,7 @@ import asyncio
 import logging
 import signal
 import sys
+import time
 from collections.abc import Callable, Coroutine
 from typing import Any
 
@@ -21,7 +22,13 @@ from hub.engines.sim_model import DEFAULT_PROFILE, PROFILES
 from hub.engines.upstream import UpstreamEngine
 from hub.errors import HubError
 from hub.hub import Hub
+from hub.hub import Settings as HubSettings
 from hub.server.app import Server
+from hub.server.courier import Courier
+from hub.server.webhooks import Endpoint, deliveries_of, parse_endpoint
+from hub.store.base import Store
+from hub.store.memory import MemoryStore
+from hub.store.sqlite import SqliteStore
 
 DEFAULT_WINDOW = 32
 """Requests in flight at an upstream that does not say how many slots it has."""
@@ -90,10 +97,28 @@ async def _serve(settings: Settings) -> None:
         flush_interval=settings.flush_interval / 1000,
         queue_size=settings.queue_size,
     )
+    endpoints = _endpoints(settings)
+    store = _store(settings)
+    try:
+        await store.start(time.time())
+    except HubError as error:
+        raise click.ClickException(error.message) from None
+    click.echo(f"Store: {store.place}.")
+    courier = Courier(store, endpoints, allow_private=settings.webhook_private)
     hub = Hub(
         dispatcher,
-        default_model=await _default_model(engines[0]),
-        reasoning_events=settings.reasoning_events,
+        store,
+        HubSettings(
+            default_model=await _default_model(engines[0]),
+            reasoning_events=settings.reasoning_events,
+            grace=settings.grace,
+            retention=settings.retention * 86400,
+            store_bytes=settings.store_size << 20,
+            remembered=settings.memory << 20,
+            jobs=settings.background,
+        ),
+        deliveries=lambda live: deliveries_of(endpoints, live.id, live.recorder.status, time.time()),
+        on_kept=courier.wake,
     )
     server = Server(
         hub,
@@ -103,6 +128,8 @@ async def _serve(settings: Settings) -> None:
         connection_lifetime=settings.connection_lifetime * 60,
     )
     port = await _listen(server.start, settings.host, settings.port)
+    hub.start()
+    courier.start()
     url = f"http://{settings.host}:{port}"
     click.echo(f"hub {__version__} serves {url} (page), {url}/v1 (API). Ctrl-C stops it.")
     signals = _signals()
@@ -115,6 +142,8 @@ async def _serve(settings: Settings) -> None:
         await dispatcher.close()
     again.cancel()
     await stopping
+    await courier.stop()
+    await store.close()
     for engine in engines:
         await engine.close()
 
@@ -144,12 +173,28 @@ async def _engines(settings: Settings) -> list[Engine]:
             api_key=settings.upstream_key,
             models=settings.models,
             idle_timeout=settings.idle_timeout,
+            continues=settings.upstream_continues,
         )
         slots = await engine.probe_slots()
         says = f", which has {slots} slots" if slots else ""
         click.echo(f"Engine: {engine.name}{says}.")
         engines.append(engine)
     return engines
+
+
+def _store(settings: Settings) -> Store:
+    directory = settings.store_directory
+    return MemoryStore() if directory is None else SqliteStore(directory)
+
+
+def _endpoints(settings: Settings) -> list[Endpoint]:
+    try:
+        return [
+            parse_endpoint(text, allow_private=settings.webhook_private)
+            for text in settings.webhook
+        ]
+    except ValueError as error:
+        raise click.BadParameter(str(error), param_hint="'--webhook'") from None
 
 
 def _simulated(settings: Settings, profile: str) -> Engine:

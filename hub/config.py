@@ -6,6 +6,7 @@ default. click checks each value and names the option in its error.
 """
 
 import dataclasses
+import os
 import tomllib
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -99,6 +100,57 @@ class Settings:
         type=_SECONDS,
         metavar="S",
     )
+    upstream_continues: bool = _option(
+        "The upstreams can go on with an assistant's unfinished text, as vLLM and SGLang do "
+        "(llama.cpp is recognised): background responses then survive a crash in mid-text.",
+        default=False,
+        is_flag=True,
+    )
+    store: str = _option(
+        "Where responses are kept: a directory, or 'memory'. Default: $XDG_DATA_HOME/hub, else "
+        "~/.local/share/hub.",
+        default="",
+        metavar="PLACE",
+    )
+    retention: float = _option(
+        "How long (days) stored responses are kept.",
+        default=30.0,
+        type=click.FloatRange(min=0, min_open=True),
+        metavar="DAYS",
+    )
+    store_size: int = _option(
+        "Most that the store holds (MiB); beyond it the oldest responses are deleted.",
+        default=1024,
+        type=_POSITIVE,
+        metavar="MIB",
+    )
+    memory: int = _option(
+        "Ended responses that are kept in memory, too (MiB).",
+        default=64,
+        type=_POSITIVE,
+        metavar="MIB",
+    )
+    grace: float = _option(
+        "How long (s) a stored response goes on after its last reader has gone.",
+        default=60.0,
+        type=_SECONDS,
+        metavar="S",
+    )
+    background: int = _option(
+        "Most background responses that run or wait for an upstream; others wait in the store.",
+        default=16,
+        type=_POSITIVE,
+    )
+    webhook: tuple[str, ...] = _option(
+        "Tell this endpoint when a background response has ended; signed with the secret. "
+        "Repeatable. Better set in the environment (separated by spaces).",
+        default=(),
+        multiple=True,
+        metavar="URL#SECRET",
+    )
+    webhook_private: bool = _option(
+        "Let webhooks go to private addresses, and over http.", default=False, is_flag=True
+    )
     max_message: int = _option(
         "Largest request or WebSocket message (bytes).", default=1 << 20, type=_POSITIVE
     )
@@ -127,6 +179,14 @@ class Settings:
     )
 
     @property
+    def store_directory(self) -> Path | None:
+        """Where the store's files are; ``None`` to keep everything in memory."""
+        if self.store == "memory":
+            return None
+        data = os.environ.get("XDG_DATA_HOME") or "~/.local/share"
+        return Path(self.store or f"{data}/hub").expanduser()
+
+    @property
     def models(self) -> dict[str, str]:
         """``model_map`` as a mapping."""
         return dict(one.split("=", 1) for one in self.model_map)
@@ -141,7 +201,7 @@ def options(command: Callable[..., Any]) -> Callable[..., Any]:
             default=default,
             envvar=f"HUB_{spec.name.upper()}",
             show_envvar=False,
-            show_default=default not in (None, ()) and default is not False,
+            show_default=default not in (None, (), "") and default is not False,
             help=spec.metadata["help"],
             **spec.metadata["click"],
         )(command)

@@ -94,6 +94,7 @@ TABLE: dict[str, Row] = {
     "upstream_protocol_error": Row(502, _SERVER, Fault.UPSTREAM, True),
     "upstream_incomplete_stream": Row(502, _SERVER, Fault.UPSTREAM, True),
     "upstream_error": Row(502, _SERVER, Fault.UPSTREAM, True),
+    "worker_lost": Row(500, _SERVER, Fault.HUB, True),
     # Hub.
     "server_error": Row(500, _SERVER, Fault.HUB, True),
 }

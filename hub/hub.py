@@ -1,89 +1,61 @@
-"""The Hub: accepts requests, owns the responses that live, ends them.
+"""The Hub: accepts requests, owns the responses that live, ends them, finds those that were kept.
 
-A response lives from its acceptance to its terminal event; its log may be read for as long as
-anyone holds it. Everything here is a plain call except waiting for an end and closing.
+What a response's end means for the world is decided here, and what its readers' going away means:
+
+    store: false             the last reader's going cancels it; it is forgotten when it has ended
+    store: true              it goes on for a grace period, in which a reader may come back
+    background: true         it goes on whoever reads; it survives this process
+
+Plain calls, except where the store has to be asked.
 """
 
 import asyncio
+import logging
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
-from hub.api.items import check_call_ids, to_messages
-from hub.api.recorder import Recorder, new_id
+import orjson
+
+from hub.api.ids import new_id
+from hub.api.prompt import with_messages
+from hub.api.recorder import Recorder
 from hub.api.requests import Json, Request
+from hub.api.transcript import Transcript
+from hub.archive import Archive
 from hub.dispatch.dispatcher import Dispatcher
 from hub.errors import HubError
-from hub.log import ResponseLog
+from hub.jobs import Jobs
+from hub.journal import ForegroundJournal, JobJournal
+from hub.live import Live
+from hub.store.base import Delivery, Idempotency, Record, Store
+
+logger = logging.getLogger("hub")
+
+SWEEP = 60.0
+"""Seconds between two looks for what has expired."""
+MAX_LAG = 5.0
+"""Seconds that the store may be behind before nothing more that it has to keep is accepted."""
 
 
-class Live:
-    """One accepted response: its log, and how to wait for it or stop it.
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What the hub can be told. Times are in seconds."""
 
-    Implements ``dispatch.dispatcher.Job``.
-    """
-
-    def __init__(
-        self, recorder: Recorder, context: Sequence[Json], now: Callable[[], float]
-    ) -> None:
-        self.recorder = recorder
-        self.sink = recorder
-        self.generation = recorder.request.generation
-        self._context = context
-        self._now = now
-
-    @property
-    def id(self) -> str:
-        return self.recorder.id
-
-    @property
-    def log(self) -> ResponseLog:
-        return self.recorder.log
-
-    def history(self) -> list[Json]:
-        """The items of the whole chain up to and with this response's output."""
-        return [*self._context, *self.recorder.request.items, *self.recorder.output]
-
-    async def until_ended(self) -> None:
-        """Wait for the terminal event. Cancelling the wait leaves the response alone."""
-        await self._until(lambda: self.log.sealed)
-
-    async def until_news(self, patience: float) -> None:
-        """Wait until the model has said something or the response has ended, but not longer than
-        ``patience`` seconds."""
-        with suppress(TimeoutError):
-            async with asyncio.timeout(patience):
-                await self._until(lambda: bool(self.recorder.output) or self.log.sealed)
-
-    async def _until(self, holds: Callable[[], bool]) -> None:
-        if holds():
-            return
-        reached = asyncio.get_running_loop().create_future()
-
-        def wake() -> None:
-            if not reached.done() and holds():
-                reached.set_result(None)
-
-        self.log.subscribe(wake)
-        try:
-            await reached
-        finally:
-            self.log.unsubscribe(wake)
-
-    # dispatch.dispatcher.Job
-
-    def started(self) -> None:
-        self.recorder.started()
-
-    def completed(self) -> None:
-        self.recorder.complete(self._now())
-
-    def failed(self, error: HubError) -> None:
-        self.recorder.fail(error)
-
-    def cancelled(self) -> None:
-        self.recorder.cancel()
+    default_model: str = ""
+    """What answers say was used where the request named no model."""
+    reasoning_events: str = "reasoning_text"
+    grace: float = 60.0
+    """How long a stored foreground response goes on without a reader."""
+    retention: float = 30 * 86400.0
+    """How long stored responses are kept."""
+    store_bytes: int = 1 << 30
+    """What the store may hold; the oldest responses go first."""
+    remembered: int = 64 << 20
+    """Bytes of ended responses that are kept in memory, too."""
+    jobs: int = 16
+    """Background responses that run or wait for a model server here."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,115 +63,352 @@ class Statistics:
     """What the hub holds, and what it did since the start."""
 
     live: int
+    remembered: int
     accepted: int
     by_status: dict[str, int]
 
 
+def no_deliveries(live: Live) -> Sequence[Delivery]:
+    """Tell nobody of an ended response."""
+    return ()
+
+
 class Hub:
-    """See the top of this file."""
+    """See the top of this file. ``start``, then ``close``."""
 
     def __init__(
         self,
         dispatcher: Dispatcher,
+        store: Store,
+        settings: Settings | None = None,
         *,
-        default_model: str = "",
-        reasoning_events: str = "reasoning_text",
         now: Callable[[], float] = time.time,
+        deliveries: Callable[[Live], Sequence[Delivery]] = no_deliveries,
+        on_kept: Callable[[], None] = lambda: None,
     ) -> None:
-        """``now`` tells Unix time in seconds. ``default_model`` is what answers say was used where
-        the request named no model."""
+        """``now`` tells Unix time. ``deliveries`` gives the webhooks that tell of an ended
+        background response, and ``on_kept`` is called when they are in the store."""
         self.dispatcher = dispatcher
-        self.default_model = default_model
-        self._reasoning_events = reasoning_events
-        self._now = now
-        self._live: dict[str, Live] = {}
+        self.store = store
+        self.settings = settings or Settings()
+        self.now = now
+        self._deliveries = deliveries
+        self._on_kept = on_kept
+        self._archive = Archive(store, remembered=self.settings.remembered, revive=self._revive)
+        self._jobs = Jobs(
+            store, limit=self.settings.jobs, now=now, run=self._run_job, stop=self._stop_job
+        )
         self._accepted = 0
-        self._ended: dict[str, int] = {}
+        self._by_status: dict[str, int] = {}
         self._closing = False
+        self._sweeper: asyncio.TimerHandle | None = None
 
-    def submit(self, request: Request, context: Sequence[Json] = ()) -> Live:
-        """Accept a request, or refuse it with a ``HubError`` before anything is promised.
+    def start(self) -> None:
+        """Take up the background work that is in the store. It was started before."""
+        self._jobs.start()
+        self._sweep()
+
+    def _sweep(self) -> None:
+        """Have the store forget what has expired, now and at regular intervals."""
+        self.store.expire(self.now(), self.settings.store_bytes)
+        self._sweeper = asyncio.get_running_loop().call_later(SWEEP, self._sweep)
+
+    # Accepting.
+
+    def submit(
+        self,
+        request: Request,
+        context: Sequence[Json] = (),
+        *,
+        tenant: str = "",
+        idempotency: Idempotency | None = None,
+    ) -> Live:
+        """Accept a foreground request, or refuse it with a ``HubError``: nothing is promised then.
 
         ``context`` holds the items of the chain before it. Read ``.log`` of what is returned from
-        its beginning; it already holds ``response.created``. Whoever stops reading before the end
-        calls ``leave``.
+        its beginning; it already holds ``response.created``. Call ``join`` before reading, and
+        ``leave`` after it.
         """
-        if self._closing:
-            raise HubError("shutting_down", "hub is shutting down.", retry_after=1.0)
-        recorder = Recorder(
-            self._with_messages(request, context),
-            id=new_id("resp"),
-            model=request.model or self.default_model,
-            now=self._now(),
-            reasoning_events=self._reasoning_events,
-        )
-        live = Live(recorder, context, self._now)
-        recorder.created()
+        live = self._new(request, context, tenant)
+        if live.transcript is not None:
+            live.journal = ForegroundJournal(
+                self.store,
+                live.transcript,
+                lambda status, result: self._record(live, status, result),
+                idempotency,
+            )
         if request.generate:
             self.dispatcher.submit(live)
         else:
             self.dispatcher.candidates(request.model)
-            recorder.started()
-            recorder.complete(self._now())
-        self._accepted += 1
-        if live.log.sealed:
-            self._count(live)
-        else:
-            self._live[live.id] = live
-            live.log.subscribe(lambda: self._watch(live))
+            live.started()
+            live.completed()
+        self._watch(live)
+        if idempotency is not None:
+            self._archive.know(live, idempotency)
         return live
 
-    def get(self, id: str) -> Live:
-        """The response of that id, while it runs. Raises ``HubError`` ``response_not_found``."""
-        live = self._live.get(id)
-        if live is None:
-            raise HubError("response_not_found", f"No response '{id[:64]}' is running here.")
+    async def accept(
+        self,
+        request: Request,
+        context: Sequence[Json] = (),
+        *,
+        tenant: str = "",
+        idempotency: Idempotency | None = None,
+    ) -> Live:
+        """Accept a background request: when this returns, it is on disk.
+
+        With an ``idempotency`` key that was used before, gives the response of then.
+        """
+        live = self._new(request, context, tenant)
+        self.dispatcher.candidates(request.model)
+        self._add_job_journal(live)
+        record = self._record(live, "queued", None)
+        # Whoever claims it finds it here; it must be here before it can be claimed.
+        self._archive.add(live)
+        id = ""
+        try:
+            id = await self.store.put(record, idempotency=idempotency)
+        finally:
+            if id != live.id:
+                self._archive.forget(live.id)
+        if id != live.id:
+            return await self.open(id, tenant=tenant)
+        self._watch(live)
+        self._jobs.wake()
         return live
+
+    def _new(self, request: Request, context: Sequence[Json], tenant: str) -> Live:
+        if self._closing:
+            raise HubError("shutting_down", "hub is shutting down.", retry_after=1.0)
+        if request.store and self.store.lag > MAX_LAG:
+            raise HubError("store_unavailable", "The store is behind.", retry_after=MAX_LAG)
+        recorder = self._recorder(request, context, new_id("resp"), self.now())
+        transcript = Transcript(recorder) if request.store else None
+        return Live(recorder, context, tenant=tenant, now=self.now, transcript=transcript)
+
+    def _recorder(
+        self, request: Request, context: Sequence[Json], id: str, created: float
+    ) -> Recorder:
+        recorder = Recorder(
+            with_messages(request, context),
+            id=id,
+            model=request.model or self.settings.default_model,
+            now=created,
+            reasoning_events=self.settings.reasoning_events,
+        )
+        recorder.created()
+        return recorder
+
+    def _record(self, live: Live, status: str, result: bytes | None) -> Record:
+        recorder = live.recorder
+        return Record(
+            id=live.id,
+            tenant=live.tenant,
+            status=status,
+            background=live.background,
+            created_at=recorder.created_at,
+            expires_at=recorder.created_at + self.settings.retention,
+            # The default model may be another one when it is read again.
+            request=orjson.dumps({**recorder.request.body, "model": recorder.model}),
+            previous_response_id=recorder.request.previous_response_id,
+            result=result,
+        )
+
+    # Finding.
+
+    def find(self, id: str, *, tenant: str = "") -> Live | None:
+        """The response of that id, if it is in memory."""
+        return self._archive.find(id, tenant)
+
+    async def open(self, id: str, *, tenant: str = "") -> Live:
+        """The response of that id, whether it lives, has ended, or is only in the store.
+
+        Raises ``HubError`` ``response_not_found``, also for another tenant's.
+        """
+        return await self._archive.open(id, tenant)
+
+    async def history(self, id: str, *, tenant: str = "") -> list[Json]:
+        """The items of a stored chain up to and with the output of ``id``, for the next response.
+
+        Raises ``HubError`` ``previous_response_not_found``.
+        """
+        return await self._archive.history(id, tenant)
+
+    async def context(self, request: Request, *, tenant: str = "") -> Sequence[Json]:
+        """The items of the chain that a request goes on from, if it names a parent."""
+        parent = request.previous_response_id
+        return () if parent is None else await self.history(parent, tenant=tenant)
+
+    async def result(self, id: str, *, tenant: str = "") -> bytes:
+        """The response object as JSON, as it is now: of what readers may see, at least."""
+        live = self._archive.find(id, tenant)
+        if live is None:
+            record = await self.store.get(tenant, id)
+            if record is not None and record.result is not None:
+                return record.result
+            live = await self._archive.open(id, tenant)
+        result = orjson.dumps(live.recorder.snapshot())
+        await live.until_kept()
+        return result
+
+    async def repeated(self, idempotency: Idempotency, *, tenant: str = "") -> Live | None:
+        """The response that an earlier request with this key made, if there was one.
+
+        One that is not stored is known while it lives. Raises ``HubError``
+        ``idempotency_conflict`` if that was another request.
+        """
+        return await self._archive.repeated(idempotency, tenant)
+
+    def _revive(self, record: Record, request: Request, context: Sequence[Json]) -> Live:
+        recorder = self._recorder(request, context, record.id, record.created_at)
+        live = Live(
+            recorder,
+            context,
+            tenant=record.tenant,
+            now=self.now,
+            transcript=Transcript(recorder),
+        )
+        if record.result is None:
+            self._add_job_journal(live)
+            live.log.subscribe(self._on_end(live, counted=False))
+        return live
+
+    # Background work.
+
+    def _add_job_journal(self, live: Live) -> None:
+        assert live.transcript is not None
+
+        def kept() -> None:
+            self._jobs.done(live.id)
+            self._on_kept()
+
+        live.journal = JobJournal(
+            self.store,
+            live.transcript,
+            on_fenced=lambda: self._stop_job(live.id),
+            deliveries=lambda: self._deliveries(live),
+            on_kept=kept,
+        )
+
+    async def _run_job(self, record: Record) -> None:
+        """A job was claimed: run it, or go on with it where its last owner stopped."""
+        live = await self._archive.load(record)
+        assert isinstance(live.journal, JobJournal)
+        live.attempt = record.attempt
+        live.journal.open(record.attempt)
+        if live.recorder.ended:
+            return
+        if record.cancelled:
+            live.cancelled()
+            return
+        try:
+            if live.go_on():
+                self.dispatcher.submit(live)
+        except HubError as error:
+            if error.code == "rate_limit_exceeded":
+                await self._jobs.release(live.id)
+            else:
+                live.failed(error)
+
+    def _stop_job(self, id: str) -> None:
+        for live in self._archive.live:
+            if live.id == id:
+                self.dispatcher.cancel(live)
+
+    # Ending.
 
     def cancel(self, live: Live) -> None:
-        """Stop a response and its model server's work. No effect if it has ended."""
-        self.dispatcher.cancel(live)
+        """Stop a response and its model server's work. No effect if it has ended.
+
+        Its readers see the end when the model server was let go of, and the end is kept.
+        """
+        if live.recorder.ended:
+            return
+        if isinstance(live.journal, JobJournal) and not live.attempt:
+            # Nobody runs it yet. Whoever is claiming it just now finds the wish in its record, or
+            # its log ended.
+            self.store.cancel(live.tenant, live.id)
+            live.journal.open(0)
+            live.cancelled()
+        else:
+            self.dispatcher.cancel(live)
+
+    async def delete(self, id: str, *, tenant: str = "") -> None:
+        """Forget a response; a running one is stopped first. Raises ``response_not_found``."""
+        live = await self.open(id, tenant=tenant)
+        if not live.log.sealed:
+            self.cancel(live)
+            await live.until_ended()
+        self._archive.forget(id)
+        await self.store.delete(tenant, id)
+
+    def join(self, live: Live) -> None:
+        """A reader begins to read."""
+        live.readers += 1
 
     def leave(self, live: Live) -> None:
-        """A reader went away before the end. What that means is decided here, not by readers:
+        """A reader has stopped reading, at the end or before it. See the top of this file."""
+        live.readers -= 1
+        if live.readers or live.background or live.recorder.ended:
+            return
+        if live.recorder.request.store and not self._closing:
+            asyncio.get_running_loop().call_later(self.settings.grace, self._abandon, live)
+        else:
+            self.dispatcher.cancel(live)
 
-        nobody can come back to a response yet, so it is cancelled.
-        """
-        self.cancel(live)
+    def _abandon(self, live: Live) -> None:
+        if not live.readers:
+            self.dispatcher.cancel(live)
+
+    def _watch(self, live: Live) -> None:
+        """Hold a response while it lives, count and remember it when it has ended."""
+        self._accepted += 1
+        ended = self._on_end(live, counted=True)
+        self._archive.add(live)
+        live.log.subscribe(ended)
+        ended()
+
+    def _on_end(self, live: Live, *, counted: bool) -> Callable[[], None]:
+        def wake() -> None:
+            if not live.log.sealed:
+                return
+            live.log.unsubscribe(wake)
+            self._archive.ended(live)
+            if counted:
+                status = live.recorder.status
+                self._by_status[status] = self._by_status.get(status, 0) + 1
+
+        return wake
 
     async def until_idle(self) -> None:
-        """Wait until no response lives."""
-        while self._live:
-            await next(iter(self._live.values())).until_ended()
+        """Wait until no foreground response lives."""
+        while foreground := [x for x in self._archive.live if not x.background]:
+            await foreground[0].until_ended()
 
     async def close(self, deadline: float) -> None:
-        """Accept nothing more, give what lives ``deadline`` seconds to end, cancel the rest."""
+        """Accept nothing more, give foreground responses ``deadline`` seconds to end, cancel the
+        rest of them, and hand background work over: it is given back to the store as it is."""
         self._closing = True
+        if self._sweeper is not None:
+            self._sweeper.cancel()
+        await self._jobs.close()
         with suppress(TimeoutError):
             async with asyncio.timeout(deadline):
                 await self.until_idle()
+        jobs = [live for live in self._archive.live if live.background and live.attempt]
+        for live in jobs:
+            live.handed_over = True
         await self.dispatcher.close()
+        await self.until_idle()
+        for live in jobs:
+            await live.until_kept()
+            await self._jobs.release(live.id)
 
     def statistics(self) -> Statistics:
         return Statistics(
-            live=len(self._live), accepted=self._accepted, by_status=dict(self._ended)
+            live=len(self._archive.live),
+            remembered=self._archive.remembered,
+            accepted=self._accepted,
+            by_status=dict(self._by_status),
         )
-
-    def _with_messages(self, request: Request, context: Sequence[Json]) -> Request:
-        if request.generation.messages:
-            return request
-        check_call_ids(context, request.items)
-        if not request.items and not context and request.generate:
-            raise HubError("missing_required_parameter", "'input' is required.", param="input")
-        messages = to_messages([*context, *request.items], request.instructions)
-        generation = replace(request.generation, messages=messages)
-        return replace(request, generation=generation)
-
-    def _watch(self, live: Live) -> None:
-        if live.log.sealed:
-            del self._live[live.id]
-            self._count(live)
-
-    def _count(self, live: Live) -> None:
-        status = live.recorder.status
-        self._ended[status] = self._ended.get(status, 0) + 1

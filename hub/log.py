@@ -2,13 +2,17 @@
 
 Machines and rules of this file's world:
 
-- A *log* is open, then sealed. Only its one writer appends; the event that is appended with
-  ``terminal=True`` seals it, and appending to a sealed log is a defect (an assertion).
+- A *log* is open, then ended. Only its one writer appends; the event that is appended with
+  ``terminal=True`` ends it, and appending to a log that has ended is a defect (an assertion).
+- Readers see an event as soon as it is appended, unless the log is *held*: then they see what was
+  *released*, so that nobody reads what might still be lost. A log is *sealed* for its readers
+  when they see its terminal event.
 - Events are numbered from ``first`` upwards without gaps. A *cursor* is the number of the last
   event that a reader has had, -1 for none. Reading never changes the log, so any number of
   readers at any speed cost an integer each.
-- A reader that wants to be woken subscribes a plain callable. It is called after every append, on
-  the writer's stack: it must not block, raise, append or subscribe; it marks something as dirty.
+- A reader that wants to be woken subscribes a plain callable. It is called whenever there is more
+  to see, on the writer's stack: it must not block, raise, append or subscribe; it marks something
+  as dirty.
 - Consecutive deltas of one part (same ``part`` object) may be *merged* for a reader that is
   behind: one event that carries their joined text and the last one's number. The reader's text is
   the same and its cursor ends at the same place.
@@ -78,19 +82,33 @@ class Event:
 class ResponseLog:
     """An append-only log. See the rules at the top of this file."""
 
-    __slots__ = ("_events", "_readers", "first", "sealed", "size")
+    __slots__ = (
+        "_events",
+        "_held",
+        "_readers",
+        "_visible",
+        "_wake_keeper",
+        "ended",
+        "first",
+        "sealed",
+        "size",
+    )
 
     def __init__(self, first: int = 0) -> None:
         self.first = first
+        self.ended = False
         self.sealed = False
         self.size = 0
         self._events: list[Event] = []
+        self._held = False
+        self._wake_keeper: Callable[[], None] | None = None
+        self._visible = 0
         self._readers: tuple[Callable[[], None], ...] = ()
 
     @property
     def last(self) -> int:
-        """The number of the last event, ``first - 1`` if there is none."""
-        return self.first + len(self._events) - 1
+        """The number of the last event that readers see, ``first - 1`` if there is none."""
+        return self.first + self._visible - 1
 
     @property
     def next(self) -> int:
@@ -98,12 +116,35 @@ class ResponseLog:
         return self.first + len(self._events)
 
     def append(self, event: Event, *, terminal: bool = False) -> None:
-        """Number an event, add it, wake the readers. ``terminal`` seals the log."""
-        assert not self.sealed, f"{event.type} after the end of the log"
+        """Number an event and add it. ``terminal`` ends the log."""
+        assert not self.ended, f"{event.type} after the end of the log"
         event.seq = self.first + len(self._events)
         self._events.append(event)
         self.size += len(event.delta) + 200 if event.body is None else event.size
-        self.sealed = terminal
+        self.ended = terminal
+        if not self._held:
+            self._show(len(self._events))
+        elif self._wake_keeper is not None:
+            self._wake_keeper()
+
+    def hold(self, wake: Callable[[], None] | None = None) -> None:
+        """From now on readers see an event only when it is released.
+
+        ``wake`` is called after every append, for whoever is to release it.
+        """
+        self._held = True
+        self._wake_keeper = wake
+
+    def release(self, last: int) -> None:
+        """Let the readers of a held log see everything up to the event ``last``."""
+        visible = last + 1 - self.first
+        assert visible <= len(self._events), "released before it was appended"
+        if visible > self._visible:
+            self._show(visible)
+
+    def _show(self, visible: int) -> None:
+        self._visible = visible
+        self.sealed = self.ended and visible == len(self._events)
         for wake in self._readers:
             wake()
 
@@ -114,14 +155,14 @@ class ResponseLog:
         taken, but always takes one event. The new cursor is the last event's ``seq``.
         """
         start = max(after + 1 - self.first, 0)
-        if start == 0 and budget is None and not merge:
-            return self._events.copy()
-        events = self._events[start:] if budget is None else self._take(start, budget)
+        events = (
+            self._events[start : self._visible] if budget is None else self._take(start, budget)
+        )
         return merged(events) if merge else events
 
     def _take(self, start: int, budget: int) -> list[Event]:
         taken: list[Event] = []
-        for index in range(start, len(self._events)):
+        for index in range(start, self._visible):
             event = self._events[index]
             taken.append(event)
             budget -= event.size
@@ -130,7 +171,7 @@ class ResponseLog:
         return taken
 
     def subscribe(self, wake: Callable[[], None]) -> None:
-        """Call ``wake`` after every append, until it is unsubscribed."""
+        """Call ``wake`` whenever readers see more, until it is unsubscribed."""
         assert wake not in self._readers, "subscribed twice"
         self._readers = (*self._readers, wake)
 

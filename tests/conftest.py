@@ -2,6 +2,7 @@
 
 import asyncio
 import gc
+import time
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
@@ -11,8 +12,10 @@ from hypothesis import settings
 
 from hub.dispatch.dispatcher import Dispatcher, Upstream
 from hub.engines.base import Engine
-from hub.hub import Hub
+from hub.hub import Hub, Settings
 from hub.server.app import Server
+from hub.store.base import Store
+from hub.store.memory import MemoryStore
 from tests.running import Running, Start, WatchedEngine
 
 # A slow example says more about the machine than about hub.
@@ -35,6 +38,7 @@ async def start(no_blocking: BlockBuster) -> AsyncIterator[Start]:
     async def start(
         engine: Engine | None = None,
         *,
+        store: Store | None = None,
         window: int = 16,
         speed: float = 100.0,
         hub_options: dict[str, Any] | None = None,
@@ -44,7 +48,11 @@ async def start(no_blocking: BlockBuster) -> AsyncIterator[Start]:
         if engine is None:
             engine = WatchedEngine(speed=speed)
         dispatcher = Dispatcher([Upstream(engine, window)], **(dispatcher_options or {}))
-        hub = Hub(dispatcher, default_model="sim", **(hub_options or {}))
+        store = store or MemoryStore()
+        await store.start(time.time())
+        settings = Settings(**{"default_model": "sim", **(hub_options or {})})
+        hub = Hub(dispatcher, store, settings)
+        hub.start()
         server = Server(hub, **server_options)
         one = Running(hub, server, engine, await server.start())
         running.append(one)
@@ -54,6 +62,7 @@ async def start(no_blocking: BlockBuster) -> AsyncIterator[Start]:
     yield start
     for one in running:
         await one.server.stop(drain=0)
+        await one.hub.store.close()
         await one.engine.close()
         assert one.server.connections == 0
         assert one.hub.statistics().live == 0

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from hub.log import Event, ResponseLog, merged
@@ -206,6 +206,7 @@ def test_an_event_without_a_part_brings_its_own_encoding() -> None:
 
 
 @given(st.lists(writes, min_size=1, max_size=30), st.integers(0, 3000), st.booleans())
+@example([("delta", 0, "a")] * 3, 402, False)
 def test_a_budget_takes_at_least_one_event_and_stops_when_it_is_spent(
     steps: list[tuple[str, int, str]], budget: int, merge: bool
 ) -> None:

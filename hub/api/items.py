@@ -9,6 +9,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from hub.api.requests import Fields, Json, json_type
+from hub.api.summary import content_summary
 from hub.errors import HubError
 
 ROLES = ("user", "assistant", "system", "developer")
@@ -61,6 +62,15 @@ def _item(item: Any, where: str) -> Json:
                 raise fields.wrong_type("output", "a string or an array")
             return item
         case "reasoning":
+            return item
+        case "compaction":
+            content = fields.text("encrypted_content")
+            if content is None:
+                raise fields.missing("encrypted_content")
+            try:
+                content_summary(content)
+            except ValueError as error:
+                raise fields.wrong_value("encrypted_content", f"is {error}") from None
             return item
         case "item_reference":
             raise HubError(
@@ -168,6 +178,9 @@ def to_messages(items: Iterable[Json], instructions: str | None = None) -> list[
                         "content": output if isinstance(output, str) else _content(output),
                     }
                 )
+            case "compaction":
+                summary = content_summary(item["encrypted_content"])
+                system.append(f"Summary of the conversation before this:\n{summary}")
             # Raw reasoning of earlier turns is not shown to a model again: the templates of
             # reasoning models strip it themselves.
     if system:

@@ -4,6 +4,9 @@ import orjson
 
 from hub.api.requests import Json
 
+NOT_IN_DONE = frozenset({"type", "annotations"})
+"""Fields of a content part that its ``….done`` event does not repeat."""
+
 
 class DeltaPart:
     """What all deltas of one part share: where they belong and how they are written."""
@@ -44,3 +47,10 @@ def _token(given: Json) -> Json:
         "logprob": given["logprob"],
         "bytes": given["bytes"] or [],
     }
+
+
+def copy_item(item: Json) -> Json:
+    """An item as it is now: its content may grow later."""
+    if "content" in item:
+        return {**item, "content": [dict(part) for part in item["content"]]}
+    return dict(item)

@@ -18,12 +18,12 @@ The calls of ``Sink`` are the hot path: one event, its text kept by reference, e
 first reader asks.
 """
 
-import secrets
 from copy import deepcopy
 
 import orjson
 
-from hub.api.parts import DeltaPart, logprob
+from hub.api.ids import item_id
+from hub.api.parts import NOT_IN_DONE, DeltaPart, copy_item, logprob
 from hub.api.requests import Json, Request, Usage
 from hub.api.responses import response_object
 from hub.errors import HubError
@@ -40,11 +40,6 @@ FINISH: dict[str, str | None] = {
 """Why a model stopped, in Chat Completions' words -> ``incomplete_details.reason``, if any."""
 
 
-def new_id(prefix: str) -> str:
-    """A fresh id with 128 random bits: it cannot be guessed, and is never used again."""
-    return f"{prefix}_{secrets.token_hex(16)}"
-
-
 class Recorder:
     """Writes one response's log. Implements ``engines.base.Sink``.
 
@@ -57,7 +52,6 @@ class Recorder:
         "_calls",
         "_completed_at",
         "_content_index",
-        "_created_at",
         "_error",
         "_finish",
         "_incomplete",
@@ -65,6 +59,8 @@ class Recorder:
         "_part",
         "_reasoning_type",
         "_usage",
+        "created_at",
+        "dispatched",
         "id",
         "log",
         "model",
@@ -88,7 +84,8 @@ class Recorder:
         self.log = ResponseLog()
         self.status = "queued" if request.background else "in_progress"
         self.output: list[Json] = []
-        self._created_at = int(now)
+        self.dispatched = False
+        self.created_at = int(now)
         self._completed_at: int | None = None
         self._error: HubError | None = None
         self._incomplete: str | None = None
@@ -111,6 +108,7 @@ class Recorder:
 
     def started(self) -> None:
         """The request was dispatched to a model server."""
+        self.dispatched = True
         self.status = "in_progress"
         self._lifecycle("response.in_progress")
 
@@ -193,7 +191,7 @@ class Recorder:
     @property
     def ended(self) -> bool:
         """Whether it reached its terminal state."""
-        return self.log.sealed
+        return self.log.ended
 
     @property
     def error(self) -> HubError | None:
@@ -212,10 +210,17 @@ class Recorder:
         """The token counts, if the engine has told them yet."""
         return self._usage
 
-    @property
-    def created_at(self) -> int:
-        """Unix time in seconds."""
-        return self._created_at
+    def unfinished(self) -> tuple[str, int] | None:
+        """The text that an engine may go on with, and its deltas; empty if nothing was said yet.
+
+        ``None`` if what was said is not the beginning of one text: a tool call, half a thought.
+        """
+        if not self.output:
+            return "", 0
+        part = self._part
+        if part is None or part.type != "response.output_text.delta" or self._content_index:
+            return None
+        return part.text, len(part.pieces)
 
     def snapshot(self) -> Json:
         """The response object as it is now."""
@@ -225,7 +230,7 @@ class Recorder:
             id=self.id,
             model=self.model,
             status=self.status,
-            created_at=self._created_at,
+            created_at=self.created_at,
             completed_at=self._completed_at,
             output=self.output,
             usage=self._usage,
@@ -253,10 +258,13 @@ class Recorder:
         assert self._item is not None
         self._emit(
             f"response.output_item.{type}",
-            {"output_index": len(self.output) - 1, "item": _copy(self._item)},
+            {"output_index": len(self.output) - 1, "item": copy_item(self._item)},
         )
 
     # Items and parts.
+
+    def _next_id(self, prefix: str) -> str:
+        return item_id(prefix, self.id, len(self.output))
 
     def _open_item(self, item: Json) -> None:
         self._close("completed")
@@ -275,7 +283,7 @@ class Recorder:
         if self._item is None or self._item["type"] != "message":
             self._open_item(
                 {
-                    "id": new_id("msg"),
+                    "id": self._next_id("msg"),
                     "type": "message",
                     "status": "in_progress",
                     "role": "assistant",
@@ -287,7 +295,9 @@ class Recorder:
         return self._open_part(type, part)
 
     def _open_reasoning(self) -> DeltaPart:
-        self._open_item({"id": new_id("rs"), "type": "reasoning", "summary": [], "content": []})
+        self._open_item(
+            {"id": self._next_id("rs"), "type": "reasoning", "summary": [], "content": []}
+        )
         return self._open_part(
             f"{self._reasoning_type}.delta", {"type": "reasoning_text", "text": ""}
         )
@@ -309,10 +319,10 @@ class Recorder:
         self._calls.add(index)
         self._open_item(
             {
-                "id": new_id("fc"),
+                "id": self._next_id("fc"),
                 "type": "function_call",
                 "status": "in_progress",
-                "call_id": call_id or new_id("call"),
+                "call_id": call_id or self._next_id("call"),
                 "name": name or "",
                 "arguments": "",
             }
@@ -354,7 +364,7 @@ class Recorder:
             self._emit(done, {**at, **call})
         else:
             content = part.item["content"][self._content_index]
-            said = {key: value for key, value in content.items() if key not in _NOT_IN_DONE}
+            said = {key: value for key, value in content.items() if key not in NOT_IN_DONE}
             self._emit(done, self._place(said))
             self._emit("response.content_part.done", self._place({"part": dict(content)}))
         self._part = None
@@ -385,14 +395,3 @@ class Recorder:
             "content_index": self._content_index,
             **body,
         }
-
-
-_NOT_IN_DONE = frozenset({"type", "annotations"})
-"""Fields of a content part that its ``….done`` event does not repeat."""
-
-
-def _copy(item: Json) -> Json:
-    """An item as it is now: its content may grow later."""
-    if "content" in item:
-        return {**item, "content": [dict(part) for part in item["content"]]}
-    return dict(item)

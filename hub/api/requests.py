@@ -89,6 +89,8 @@ class Request:
     previous_response_id: str | None = None
     echo: Mapping[str, Any] = field(default_factory=dict)
     """The fields of the response object that only repeat the request."""
+    body: Mapping[str, Any] = field(default_factory=dict)
+    """The request as it came, to be kept with a response that is stored."""
     stream: bool = False
     background: bool = False
     store: bool = True

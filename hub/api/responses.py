@@ -74,6 +74,7 @@ def parse_create(body: Any) -> Request:
         items=parse_input(fields.raw("input")),
         instructions=instructions,
         previous_response_id=parent,
+        body=body,
         stream=fields.flag("stream", False),
         background=background,
         store=store,

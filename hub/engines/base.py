@@ -64,6 +64,9 @@ class Engine(Protocol):
     slots: int | None
     """How many requests it runs at once, if it is known: the dispatcher's first window."""
 
+    continues: bool
+    """Whether it can go on with an assistant's unfinished text (``Generation.continues``)."""
+
     def serves(self, model: str) -> bool | None:
         """Whether it serves a model by that name; ``None`` if only asking it would tell.
 

@@ -102,6 +102,7 @@ class SimEngine:
     """
 
     name = MODEL
+    continues = True
 
     def __init__(
         self,

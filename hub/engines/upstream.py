@@ -68,10 +68,12 @@ class UpstreamEngine:
         connect_timeout: float = 5.0,
         idle_timeout: float = 300.0,
         slots: int | None = None,
+        continues: bool = False,
     ) -> None:
         self._api = api_url(base_url)
         self.name = self._api
         self.slots = slots
+        self.continues = continues
         self._names = dict(models or {})
         self._connect_timeout = connect_timeout
         self._idle_timeout = idle_timeout
@@ -92,6 +94,11 @@ class UpstreamEngine:
         return True if not model or model in self._served else None
 
     async def generate(self, generation: Generation, sink: Sink) -> None:
+        if generation.continues and not self.continues:
+            # A server that does not know the parameter would answer the text instead.
+            raise HubError(
+                "worker_lost", "The model server is not known to go on with an unfinished text."
+            )
         body = request_body(generation, await self._model(generation.model))
         try:
             await self._stream(body, ChunkReader(sink))
@@ -120,6 +127,8 @@ class UpstreamEngine:
             total = props.get("total_slots") if isinstance(props, dict) else None
             if type(total) is int and 0 < total <= MAX_SLOTS:
                 self.slots = total
+                # It is llama.cpp, which goes on with a last message of the assistant's.
+                self.continues = True
         return self.slots
 
     async def close(self) -> None:

@@ -11,10 +11,10 @@ from websockets.protocol import OPEN
 from websockets.server import ServerProtocol
 
 from hub import __version__
-from hub.api.recorder import new_id
+from hub.api.ids import new_id
 from hub.errors import CloseCode, HubError
 from hub.hub import Hub
-from hub.server import http
+from hub.server import http, stored
 from hub.server.websocket import Connection
 
 logger = logging.getLogger("hub.server")
@@ -85,6 +85,12 @@ class Server:
         app.on_response_prepare.append(_mark)
         app.router.add_post("/v1/responses", http.create_response)
         app.router.add_get("/v1/responses", self._upgrade)
+        app.router.add_post("/v1/responses/compact", stored.compact)
+        app.router.add_post("/v1/responses/input_tokens", stored.count_input_tokens)
+        app.router.add_get("/v1/responses/{id}", stored.get_response)
+        app.router.add_delete("/v1/responses/{id}", stored.delete_response)
+        app.router.add_post("/v1/responses/{id}/cancel", stored.cancel_response)
+        app.router.add_get("/v1/responses/{id}/input_items", stored.list_input_items)
         app.router.add_post("/v1/chat/completions", http.create_chat_completion)
         app.router.add_get("/v1/models", http.list_models)
         app.router.add_get("/v1/models/{model:.+}", http.get_model)

@@ -8,6 +8,7 @@ import logging
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
+from hashlib import sha256
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -21,15 +22,22 @@ from hub.api.requests import Json
 from hub.api.responses import parse_create
 from hub.api.sse import DONE, encode
 from hub.errors import HubError
-from hub.hub import Hub, Live
+from hub.hub import Hub
+from hub.live import Live
 from hub.log import Event
 from hub.server import stream
+from hub.store.base import Idempotency
 
 logger = logging.getLogger("hub.http")
 
 HUB = web.AppKey("hub", Hub)
 HEARTBEAT = 15.0
 """Seconds of silence after which a stream says that it is still there."""
+
+MAX_KEY = 255
+"""Characters of an idempotency key."""
+KEY_LIFETIME = 86400.0
+"""Seconds for which an idempotency key is remembered."""
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -87,24 +95,22 @@ def json_response(body: Any, *, status: int = 200) -> web.Response:
 
 
 async def create_response(request: web.Request) -> web.StreamResponse:
-    """``POST /v1/responses``: JSON, or SSE with ``stream: true``."""
+    """``POST /v1/responses``: JSON, SSE with ``stream: true``, or at once with ``background``."""
     hub = request.app[HUB]
     asked = parse_create(await read_json(request))
-    if asked.background:
-        raise HubError(
-            "unsupported_value", "'background' is not supported yet.", param="background"
-        )
-    if asked.previous_response_id is not None:
-        raise HubError(
-            "previous_response_not_found",
-            f"Previous response with id '{asked.previous_response_id[:64]}' not found.",
-            param="previous_response_id",
-        )
-    live = hub.submit(asked)
-    with _leaving(hub, live):
+    idempotency = _idempotency(request, await request.read(), hub)
+    live = None if idempotency is None else await hub.repeated(idempotency)
+    if live is None:
+        context = await hub.context(asked)
+        if asked.background:
+            live = await hub.accept(asked, context, idempotency=idempotency)
+        else:
+            live = hub.submit(asked, context, idempotency=idempotency)
+    with reading(hub, live):
         if asked.stream:
-            return await stream.send(request, live, _block, heartbeat=HEARTBEAT)
-        await live.until_ended()
+            return await stream.send(request, live, sse_block, heartbeat=HEARTBEAT)
+        if not live.background:
+            await live.until_ended()
     _raise_if_nothing_was_said(live)
     return json_response(live.recorder.snapshot())
 
@@ -114,7 +120,7 @@ async def create_chat_completion(request: web.Request) -> web.StreamResponse:
     hub = request.app[HUB]
     asked = parse_chat(await read_json(request))
     live = hub.submit(asked)
-    with _leaving(hub, live):
+    with reading(hub, live):
         if asked.stream:
             # A failure before the first news is an HTTP error, which clients know how to retry.
             await live.until_news(HEARTBEAT)
@@ -151,6 +157,7 @@ async def health(request: web.Request) -> web.StreamResponse:
             "version": __version__,
             "responses": asdict(hub.statistics()),
             "dispatcher": asdict(hub.dispatcher.statistics()),
+            "store": asdict(hub.store.statistics()),
         }
     )
 
@@ -167,19 +174,29 @@ def _model(name: str, owner: str) -> Json:
     return {"id": name, "object": "model", "created": 0, "owned_by": owner}
 
 
-def _block(event: Event) -> bytes:
+def sse_block(event: Event) -> bytes:
+    """An event as SSE; the terminal one with the end of the stream."""
     block = encode(event.type, event.wire)
     return block + DONE if event.type in TERMINAL_EVENTS else block
 
 
 @contextmanager
-def _leaving(hub: Hub, live: Live) -> Iterator[None]:
-    """Leave the response if the handler is stopped before the end: its client is gone."""
+def reading(hub: Hub, live: Live) -> Iterator[None]:
+    """Be a reader of a response, until the handler is done or is stopped: its client is gone."""
+    hub.join(live)
     try:
         yield
     finally:
-        if not live.log.sealed:
-            hub.leave(live)
+        hub.leave(live)
+
+
+def _idempotency(request: web.Request, body: bytes, hub: Hub) -> Idempotency | None:
+    key = request.headers.get("Idempotency-Key")
+    if key is None:
+        return None
+    if not 1 <= len(key) <= MAX_KEY:
+        raise HubError("invalid_value", f"An Idempotency-Key has 1 to {MAX_KEY} characters.")
+    return Idempotency(key, sha256(body).digest(), hub.now() + KEY_LIFETIME)
 
 
 def _raise_if_nothing_was_said(live: Live) -> None:

@@ -3,7 +3,8 @@
 Machines and rules of this file's world:
 
 - A *lane* is named by the ``stream_id`` of a ``response.create``; without one it is the default
-  lane. A lane is *idle* or *active*: it runs one response at a time.
+  lane. A ``response.resume`` runs on a lane just as a create does. A lane is *idle* or *active*:
+  it runs one of them at a time.
 - A create on an idle lane starts at once while fewer than ``max_active`` lanes are active.
   Otherwise it *waits*. The end of a response makes its lane idle and starts whoever has waited
   longest among those that may start: so lanes are FIFO inside and parallel across.
@@ -13,7 +14,8 @@ Machines and rules of this file's world:
   terminal frame, so it must not overtake the response that runs there.
 
 Sources: OpenAI's WebSocket mode (lanes, limits, codes); Open Responses 2026-04-24 (one response at
-a time on a connection that uses no lanes). ``response.cancel`` is hub's extension.
+a time on a connection that uses no lanes). ``response.cancel`` and
+``response.resume`` are hub's extensions.
 
 What may not be in this file: a socket, a log, a clock, the meaning of a create's body.
 """
@@ -24,7 +26,7 @@ from typing import Any
 
 import orjson
 
-from hub.api.requests import Json, check_depth, json_type
+from hub.api.requests import Fields, Json, check_depth, json_type
 from hub.errors import HubError
 
 MAX_LANES = 32
@@ -43,6 +45,20 @@ class Create:
     body: Json
     size: int
     """Bytes of the message."""
+
+
+@dataclass(frozen=True, slots=True)
+class Resume:
+    """``response.resume``: read a response on a lane, after the event ``starting_after``."""
+
+    lane: str | None
+    response_id: str
+    starting_after: int
+    size: int
+
+
+Turn = Create | Resume
+"""What a lane runs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +82,7 @@ class Ignore:
     """A message that asks for nothing."""
 
 
-Command = Create | Cancel | Steer | Ignore
+Command = Turn | Cancel | Steer | Ignore
 
 
 class LaneError(Exception):
@@ -94,6 +110,8 @@ def decode(data: bytes) -> Command:
     match message.get("type"):
         case "response.create":
             return Create(lane, message, len(data))
+        case "response.resume":
+            return _resume(message, lane, len(data))
         case "response.cancel":
             return Cancel(lane, _response_id(message, lane))
         case "response.steer":
@@ -131,6 +149,18 @@ def _lane(message: Json) -> str | None:
             )
         )
     return name
+
+
+def _resume(message: Json, lane: str | None, size: int) -> Resume:
+    fields = Fields(message)
+    id = _response_id(message, lane)
+    try:
+        if id is None:
+            raise fields.missing("response_id")
+        cursor = fields.integer("starting_after", -1)
+    except HubError as error:
+        raise LaneError(error, lane) from None
+    return Resume(lane, id, -1 if cursor is None else cursor, size)
 
 
 def _response_id(message: Json, lane: str | None) -> str | None:
@@ -171,7 +201,7 @@ class Lanes:
         self._max_waiting_bytes = max_waiting_bytes
         self._names: set[str] = set()
         self._active: set[str | None] = set()
-        self._waiting: list[Create] = []
+        self._waiting: list[Turn] = []
         self._waiting_bytes = 0
 
     @property
@@ -189,7 +219,7 @@ class Lanes:
         """Whether nothing runs and nothing waits."""
         return not self._active and not self._waiting
 
-    def add(self, create: Create) -> Create | None:
+    def add(self, create: Turn) -> Turn | None:
         """Accept a create: what to start now, or ``None`` if it waits.
 
         Who starts one calls ``finish`` when it has ended, however it ended. Raises ``LaneError``.
@@ -226,7 +256,7 @@ class Lanes:
         self._waiting_bytes += create.size
         return None
 
-    def finish(self, lane: str | None) -> Create | None:
+    def finish(self, lane: str | None) -> Turn | None:
         """The response of a lane has ended: what to start next, if anything may."""
         self._active.remove(lane)
         for index, create in enumerate(self._waiting):

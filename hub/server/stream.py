@@ -13,7 +13,7 @@ from aiohttp import web
 from aiohttp.http import HttpVersion11
 
 from hub.api.sse import PING
-from hub.hub import Live
+from hub.live import Live
 from hub.log import Event
 from hub.server.outbox import Outbox
 

@@ -166,6 +166,15 @@ class Store(Protocol):
         """
         ...
 
+    def repeated(
+        self, tenant: str, idempotency: Idempotency
+    ) -> asyncio.Future[str | None]:
+        """The id of the response that an earlier ``put`` with this key has kept, if any.
+
+        Fails with ``IdempotencyConflict`` if that was another request.
+        """
+        ...
+
     def get(self, tenant: str, id: str) -> asyncio.Future[Record | None]:
         """The record of that id."""
         ...

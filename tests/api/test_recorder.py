@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from openai.types.responses import ResponseStreamEvent
 from pydantic import TypeAdapter
 
-from hub.api.recorder import FINISH, TERMINAL_EVENTS, Recorder, new_id
+from hub.api.recorder import FINISH, TERMINAL_EVENTS, Recorder
 from hub.api.requests import Json, Usage
 from hub.api.responses import parse_create
 from hub.errors import HubError
@@ -322,12 +322,6 @@ def test_nothing_follows_the_end() -> None:
     for late in (("text", "hi"), ("cancel",), ("fail", HubError("server_error", ""))):
         with pytest.raises(AssertionError, match="after the end of the log"):
             play(said, late)
-
-
-def test_ids_are_never_used_again() -> None:
-    made = {new_id("msg") for _ in range(100)}
-    assert len(made) == 100
-    assert all(len(id) == len("msg_") + 32 for id in made)
 
 
 # Invariants.

@@ -29,6 +29,8 @@ class Command:
 @asynccontextmanager
 async def command(*arguments: str) -> AsyncIterator[Command]:
     """Run ``hub`` with arguments until it says where it serves; stop it at the end."""
+    if arguments[0] == "serve" and "--store" not in arguments:
+        arguments = (*arguments, "--store", "memory")
     process = await asyncio.create_subprocess_exec(
         sys.executable,
         "-m",

@@ -1,0 +1,183 @@
+"""Where a response is found: while it lives, when it has ended, and when only the store has it.
+
+Ended responses stay in memory within a bound, least recently used first to go; the store has them
+all the same. Those that are not to be stored are forgotten when they end.
+"""
+
+import asyncio
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+
+import orjson
+
+from hub.api.requests import Json, Request
+from hub.api.responses import parse_create
+from hub.errors import HubError
+from hub.live import Live
+from hub.store.base import Idempotency, IdempotencyConflict, Record, Store
+
+MAX_CHAIN = 1000
+"""Responses of one chain that are followed back."""
+
+
+class Archive:
+    """See the top of this file. A tenant's responses do not exist for another."""
+
+    def __init__(
+        self,
+        store: Store,
+        *,
+        remembered: int,
+        revive: Callable[[Record, Request, Sequence[Json]], Live],
+    ) -> None:
+        """``remembered`` is in bytes. ``revive`` makes a response of what was kept of it: its
+        request, and the items of the chain before it. Its log is then played."""
+        self._store = store
+        self._bound = remembered
+        self._revive = revive
+        self._live: dict[str, Live] = {}
+        self._ended: OrderedDict[str, Live] = OrderedDict()
+        self._ended_bytes = 0
+        self._keys: dict[tuple[str, str], tuple[bytes, Live]] = {}
+        """The idempotency keys of foreground responses that live; the store has the others."""
+        self._loading = asyncio.Lock()
+
+    @property
+    def live(self) -> list[Live]:
+        """All that have not ended."""
+        return [*self._live.values()]
+
+    @property
+    def remembered(self) -> int:
+        """How many ended responses are in memory."""
+        return len(self._ended)
+
+    # Keeping.
+
+    def add(self, live: Live) -> None:
+        """Hold a response that lives."""
+        self._live[live.id] = live
+
+    def know(self, live: Live, idempotency: Idempotency) -> None:
+        """Find a foreground response by its key, while it lives."""
+        if not live.log.sealed:
+            live.key = idempotency.key
+            self._keys[live.tenant, live.key] = (idempotency.digest, live)
+
+    def ended(self, live: Live) -> None:
+        """It has ended: remember it, if it may be asked for again."""
+        self._live.pop(live.id, None)
+        if live.key is not None:
+            del self._keys[live.tenant, live.key]
+            live.key = None
+        if not live.recorder.request.store or live.id in self._ended:
+            return
+        self._ended[live.id] = live
+        self._ended_bytes += live.log.size
+        while self._ended_bytes > self._bound and len(self._ended) > 1:
+            self._drop(next(iter(self._ended)))
+
+    def forget(self, id: str) -> None:
+        """Hold it no more."""
+        self._live.pop(id, None)
+        self._drop(id)
+
+    def _drop(self, id: str) -> None:
+        live = self._ended.pop(id, None)
+        if live is not None:
+            self._ended_bytes -= live.log.size
+
+    # Finding.
+
+    def find(self, id: str, tenant: str) -> Live | None:
+        """The response of that id, if it is in memory."""
+        live = self._live.get(id)
+        if live is None and id in self._ended:
+            self._ended.move_to_end(id)
+            live = self._ended[id]
+        return live if live is not None and live.tenant == tenant else None
+
+    async def open(self, id: str, tenant: str) -> Live:
+        """The response of that id, wherever it is. Raises ``HubError`` ``response_not_found``."""
+        live = self.find(id, tenant)
+        if live is not None:
+            return live
+        record = await self._store.get(tenant, id)
+        if record is None:
+            raise HubError("response_not_found", f"Response with id '{id[:64]}' not found.")
+        return await self.load(record)
+
+    async def repeated(self, idempotency: Idempotency, tenant: str) -> Live | None:
+        """The response that an earlier request with this key made, if there was one.
+
+        Raises ``HubError`` ``idempotency_conflict`` if that was another request.
+        """
+        known = self._keys.get((tenant, idempotency.key))
+        try:
+            if known is not None:
+                digest, live = known
+                if digest != idempotency.digest:
+                    raise IdempotencyConflict
+                return live
+            id = await self._store.repeated(tenant, idempotency)
+        except IdempotencyConflict:
+            raise HubError(
+                "idempotency_conflict", "This Idempotency-Key was used for another request."
+            ) from None
+        return None if id is None else await self.open(id, tenant)
+
+    async def load(self, record: Record) -> Live:
+        """Bring a kept response back: its log is written again from its transcript."""
+        async with self._loading:
+            live = self.find(record.id, record.tenant)
+            if live is not None:
+                return live
+            request = parse_create(orjson.loads(record.request))
+            context: Sequence[Json] = ()
+            if request.previous_response_id is not None:
+                with suppress(HubError):
+                    # Without its parent it can be read, though not gone on with.
+                    context = await self.history(request.previous_response_id, record.tenant)
+            segments = await self._store.read(record.id)
+            live = self._revive(record, request, context)
+            assert live.transcript is not None
+            self.add(live)
+            for segment in segments:
+                live.transcript.play(segment.body)
+            if live.recorder.ended:
+                self.ended(live)
+            return live
+
+    async def history(self, id: str, tenant: str) -> list[Json]:
+        """The items of a chain up to and with the output of its response ``id``, for the next one.
+
+        Raises ``HubError`` ``previous_response_not_found``, also if that has not ended or failed.
+        """
+        pieces: list[Sequence[Json]] = []
+        parent: str | None = id
+        while parent is not None:
+            live = self.find(parent, tenant)
+            if live is not None:
+                if not live.log.sealed or live.recorder.status == "failed":
+                    raise no_parent(id)
+                pieces.append(live.history())
+                break
+            record = await self._store.get(tenant, parent)
+            if record is None or record.result is None or record.status == "failed":
+                raise no_parent(id)
+            if len(pieces) >= MAX_CHAIN:
+                raise HubError("invalid_value", f"A chain has {MAX_CHAIN} responses at most.")
+            items = parse_create(orjson.loads(record.request)).items
+            pieces.append([*items, *orjson.loads(record.result)["output"]])
+            parent = record.previous_response_id
+        return [item for piece in reversed(pieces) for item in piece]
+
+
+def no_parent(id: str) -> HubError:
+    """The error for a ``previous_response_id`` that cannot be gone on from."""
+    return HubError(
+        "previous_response_not_found",
+        f"Previous response with id '{id[:64]}' not found.",
+        param="previous_response_id",
+    )

@@ -1,0 +1,176 @@
+"""How the log of one response gets into the store, and when its readers may see it.
+
+Two ways, by what was promised:
+
+- A *foreground* response that is to be stored is kept when it has ended: record, log and result at
+  once. Only its terminal event waits for that; its tokens are never held back.
+- A *background* response (a job) must survive the death of its process at any token: its log is
+  held, and readers see an event once the store has it. The first call of a pause is written at
+  once; what comes while a write is under way, or within ``GAP`` of the last one, goes together
+  into the next. Never two writes of one response at a time, so that they cannot overtake.
+
+A write that fails is repeated until it succeeds: nothing is dropped and nothing is shown that is
+not kept. A job whose fence has risen is no longer ours to write.
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable, Sequence
+
+import orjson
+
+from hub.api.transcript import Transcript
+from hub.errors import HubError
+from hub.store.base import Delivery, Fenced, Idempotency, Record, Segment, Store
+
+logger = logging.getLogger("hub.journal")
+
+GAP = 0.002
+"""Seconds between two writes of one log, unless there was a pause."""
+RETRY = 0.5
+"""Seconds until a failed write is tried again."""
+
+
+def result_of(transcript: Transcript) -> bytes:
+    """The response object as it is kept."""
+    return orjson.dumps(transcript.recorder.snapshot())
+
+
+class ForegroundJournal:
+    """Keeps a foreground response at its end. ``close`` is called when it is about to end."""
+
+    def __init__(
+        self,
+        store: Store,
+        transcript: Transcript,
+        record: Callable[[str, bytes], Record],
+        idempotency: Idempotency | None,
+    ) -> None:
+        """``record`` makes the record of a status and a result."""
+        self._store = store
+        self._transcript = transcript
+        self._record = record
+        self._idempotency = idempotency
+
+    def close(self, end: Callable[[], None]) -> None:
+        """Let ``end`` write the last events, and show them when all is kept."""
+        transcript = self._transcript
+        log = transcript.recorder.log
+        log.hold()
+        end()
+        taken = transcript.take()
+        assert taken is not None
+        kept = self._store.put(
+            self._record(transcript.recorder.status, result_of(transcript)),
+            segment=Segment(*taken),
+            idempotency=self._idempotency,
+        )
+
+        def written(future: asyncio.Future[str]) -> None:
+            error = future.exception()
+            if error is not None:
+                # The answer itself is whole. It is not lost for its reader because it cannot be
+                # read again later; a later request for it finds nothing.
+                logger.error("%s could not be kept: %r", transcript.recorder.id, error)
+            log.release(log.next - 1)
+
+        kept.add_done_callback(written)
+
+
+class JobJournal:
+    """Writes a job's log as it grows, and its end."""
+
+    def __init__(
+        self,
+        store: Store,
+        transcript: Transcript,
+        *,
+        on_fenced: Callable[[], None],
+        deliveries: Callable[[], Sequence[Delivery]],
+        on_kept: Callable[[], None],
+    ) -> None:
+        """``on_fenced``: stop, another owns it. ``deliveries`` gives the webhooks of its end, and
+        ``on_kept`` is called when its end is in the store."""
+        self._store = store
+        self._transcript = transcript
+        self._log = transcript.recorder.log
+        self._on_fenced = on_fenced
+        self._deliveries = deliveries
+        self._on_kept = on_kept
+        self._loop = asyncio.get_running_loop()
+        self._attempt = 0
+        self._unwritten: Segment | None = None
+        self._busy = False
+        self._scheduled: asyncio.Handle | None = None
+        self._last = -GAP
+        self._fenced = False
+
+    def open(self, attempt: int) -> None:
+        """Begin to write, as the owner that ``attempt`` stands for."""
+        self._attempt = attempt
+        self._fenced = False
+        self._log.hold(self._grew)
+        if self._log.ended:
+            # Its last owner wrote the end of its log and died before the rest was kept.
+            self._grew()
+
+    def _grew(self) -> None:
+        """The log has an event more. Plain and cheap: runs for every token."""
+        if self._scheduled is None and not self._busy:
+            due = self._last + GAP
+            if self._loop.time() >= due:
+                # In this turn of the loop still, so that what comes with it goes with it.
+                self._scheduled = self._loop.call_soon(self._write)
+            else:
+                self._scheduled = self._loop.call_at(due, self._write)
+
+    def _write(self) -> None:
+        self._scheduled = None
+        if self._busy or self._fenced:
+            return
+        segment, self._unwritten = self._unwritten, None
+        retried = segment is not None
+        if segment is None:
+            taken = self._transcript.take()
+            segment = Segment(*taken) if taken else None
+        ends = self._log.ended and not (retried and self._transcript.pending)
+        recorder = self._transcript.recorder
+        if ends:
+            future = self._store.complete(
+                recorder.id,
+                self._attempt,
+                status=recorder.status,
+                result=result_of(self._transcript),
+                segment=segment,
+                deliveries=self._deliveries(),
+            )
+        elif segment is not None:
+            future = self._store.append(recorder.id, self._attempt, segment)
+        else:
+            return
+        self._busy = True
+        self._last = self._loop.time()
+        last = segment.last if segment is not None else self._log.next - 1
+        future.add_done_callback(lambda done: self._written(done, segment, last, ends))
+
+    def _written(
+        self, done: asyncio.Future[None], segment: Segment | None, last: int, ends: bool
+    ) -> None:
+        self._busy = False
+        error = done.exception()
+        if error is None:
+            self._log.release(last)
+            if ends:
+                self._on_kept()
+            elif self._log.next - 1 > last:
+                self._grew()
+        elif isinstance(error, Fenced):
+            self._fenced = True
+            self._unwritten = segment
+            self._on_fenced()
+        elif isinstance(error, HubError):
+            logger.warning("%s waits for the store: %s", self._transcript.recorder.id, error)
+            self._unwritten = segment
+            self._scheduled = self._loop.call_later(RETRY, self._write)
+        else:
+            raise error

@@ -1,0 +1,160 @@
+"""One response that lives: its log, and how to wait for it."""
+
+import asyncio
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import replace
+
+from hub.api.recorder import Recorder
+from hub.api.requests import Generation, Json
+from hub.api.transcript import Transcript
+from hub.errors import HubError
+from hub.journal import ForegroundJournal, JobJournal
+from hub.log import ResponseLog
+
+
+class Live:
+    """One response: in the queue, at a model server, or ended and still remembered.
+
+    Implements ``dispatch.dispatcher.Job``.
+    """
+
+    def __init__(
+        self,
+        recorder: Recorder,
+        context: Sequence[Json],
+        *,
+        tenant: str,
+        now: Callable[[], float],
+        transcript: Transcript | None = None,
+    ) -> None:
+        """``context`` holds the items of the chain before it; ``transcript`` stands before the
+        recorder of a response that is kept."""
+        self.recorder = recorder
+        self.tenant = tenant
+        self.generation: Generation = recorder.request.generation
+        self.transcript = transcript
+        self.sink: Recorder | Transcript = transcript or recorder
+        self.journal: ForegroundJournal | JobJournal | None = None
+        self.attempt = 0
+        """The fencing number of the claim under which it runs; 0 before any."""
+        self.key: str | None = None
+        """The idempotency key of its request, while it lives."""
+        self.readers = 0
+        self.handed_over = False
+        """It stops here without an end: another process goes on with it."""
+        self._context = context
+        self._now = now
+
+    @property
+    def id(self) -> str:
+        return self.recorder.id
+
+    @property
+    def log(self) -> ResponseLog:
+        return self.recorder.log
+
+    @property
+    def background(self) -> bool:
+        """Whether it goes on whoever reads it."""
+        return self.recorder.request.background
+
+    def check_cursor(self, cursor: int, param: str) -> None:
+        """Refuse a cursor on events that do not exist yet: its reader has not read this log."""
+        if not -1 <= cursor <= self.log.last:
+            raise HubError(
+                "invalid_value",
+                f"'{param}' is {cursor}, but the last event is number {self.log.last}.",
+                param=param,
+            )
+
+    def input(self) -> list[Json]:
+        """The items that the model was given."""
+        return [*self._context, *self.recorder.request.items]
+
+    def history(self) -> list[Json]:
+        """The items of the whole chain up to and with this response's output."""
+        return [*self.input(), *self.recorder.output]
+
+    def go_on(self) -> bool:
+        """Prepare to go on where an earlier attempt has stopped.
+
+        True if an engine is to be asked: for the rest of the text, or for all of it. False if
+        there was nothing left to say; the response is complete then. Raises ``HubError``
+        ``worker_lost`` if nobody can go on from what was said.
+        """
+        unfinished = self.recorder.unfinished()
+        if unfinished is None:
+            raise HubError("worker_lost", "The process that ran it died where nobody can go on.")
+        text, tokens = unfinished
+        if not tokens:
+            return True
+        assert self.transcript is not None
+        self.transcript.carried = tokens
+        generation = self.recorder.request.generation
+        left = None if generation.max_tokens is None else generation.max_tokens - tokens
+        if left is not None and left <= 0:
+            self.sink.finish("length")
+            self.completed()
+            return False
+        self.generation = replace(
+            generation,
+            messages=[*generation.messages, {"role": "assistant", "content": text}],
+            max_tokens=left,
+            continues=True,
+        )
+        return True
+
+    async def until_ended(self) -> None:
+        """Wait until its readers see the terminal event. Cancelling the wait leaves it alone."""
+        await self._until(lambda: self.log.sealed)
+
+    async def until_news(self, patience: float) -> None:
+        """Wait until the model has said something or the response has ended, but not longer than
+        ``patience`` seconds."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(patience):
+                await self._until(lambda: bool(self.recorder.output) or self.log.sealed)
+
+    async def until_kept(self) -> None:
+        """Wait until readers may see all that was written so far."""
+        last = self.log.next - 1
+        await self._until(lambda: self.log.last >= last)
+
+    async def _until(self, holds: Callable[[], bool]) -> None:
+        if holds():
+            return
+        reached = asyncio.get_running_loop().create_future()
+
+        def wake() -> None:
+            if not reached.done() and holds():
+                reached.set_result(None)
+
+        self.log.subscribe(wake)
+        try:
+            await reached
+        finally:
+            self.log.unsubscribe(wake)
+
+    # dispatch.dispatcher.Job
+
+    def started(self) -> None:
+        # A later attempt goes on with a response that has started before.
+        if not self.recorder.dispatched:
+            self.sink.started()
+
+    def completed(self) -> None:
+        self._end(lambda: self.sink.complete(self._now()))
+
+    def failed(self, error: HubError) -> None:
+        self._end(lambda: self.sink.fail(error))
+
+    def cancelled(self) -> None:
+        if not self.handed_over:
+            self._end(self.sink.cancel)
+
+    def _end(self, end: Callable[[], None]) -> None:
+        if isinstance(self.journal, ForegroundJournal):
+            self.journal.close(end)
+        else:
+            end()

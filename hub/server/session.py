@@ -1,0 +1,253 @@
+"""The conversation on one WebSocket: messages in, turns on lanes, their events out.
+
+What a message asks for and what may start is decided in ``lanes.py``; here the turns are run. Most
+start at once. One that needs the store first (a parent or a response that is not in memory) starts
+when the store has answered; its lane is active meanwhile, so the order holds.
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Any
+
+import orjson
+
+from hub.api.requests import Json, Request
+from hub.api.responses import parse_create
+from hub.errors import HubError
+from hub.hub import Hub
+from hub.live import Live
+from hub.log import Event
+from hub.server.cache import ResponseCache
+from hub.server.frames import event_frame
+from hub.server.lanes import Cancel, Create, LaneError, Lanes, Resume, Steer, Turn, decode
+from hub.server.outbox import Outbox
+
+logger = logging.getLogger("hub.session")
+
+
+class _Running:
+    """A turn whose response is read on its lane."""
+
+    __slots__ = ("live", "parent", "turn")
+
+    def __init__(self, turn: Turn, live: Live, parent: str | None) -> None:
+        self.turn = turn
+        self.live = live
+        self.parent = parent
+
+
+class Session:
+    """See the top of this file. All calls are plain."""
+
+    def __init__(
+        self,
+        hub: Hub,
+        outbox: Outbox,
+        send: Callable[[Json], None],
+        *,
+        on_idle: Callable[[], None],
+    ) -> None:
+        """``send`` sends a message that is no event; ``on_idle`` is called when the last turn has
+        ended and none waits."""
+        self._hub = hub
+        self._outbox = outbox
+        self._send = send
+        self._on_idle = on_idle
+        self._lanes = Lanes()
+        self._cache = ResponseCache()
+        self._running: dict[str | None, _Running] = {}
+        self._starting: set[asyncio.Task[None]] = set()
+        self._expired = False
+
+    @property
+    def idle(self) -> bool:
+        """Whether nothing runs here and nothing waits."""
+        return self._lanes.idle
+
+    def expire(self, message: str) -> None:
+        """Tell the client that this connection takes no more turns, and take none."""
+        self._expired = True
+        self.refuse(HubError("websocket_connection_limit_reached", message))
+
+    def close(self) -> None:
+        """The connection is gone: stop reading everything."""
+        for task in self._starting:
+            task.cancel()
+        running, self._running = self._running, {}
+        for one in running.values():
+            self._hub.leave(one.live)
+
+    def receive(self, data: bytes) -> None:
+        """A text message. Raises ``UnicodeDecodeError`` if it is not UTF-8."""
+        try:
+            match decode(data):
+                case Create() | Resume() as turn:
+                    self._run(self._lanes.add(self._admit(turn)))
+                case Cancel() as cancel:
+                    self._cancel(cancel)
+                case Steer() as steer:
+                    self._refuse_steer(steer)
+        except LaneError as refusal:
+            if refusal.error.code == "invalid_json":
+                data.decode()
+            self.refuse(refusal.error, refusal.lane)
+
+    def refuse(self, error: HubError, lane: str | None = None) -> None:
+        """Answer a lane, or the connection, with an error."""
+        frame: Json = {"type": "error", "status": error.status, "error": error.body()}
+        if error.retry_after is not None:
+            frame["headers"] = {"retry-after": str(error.retry_after)}
+        if lane is not None:
+            frame["stream_id"] = lane
+        self._send(frame)
+
+    # Turns.
+
+    def _admit(self, turn: Turn) -> Turn:
+        if self._expired:
+            raise LaneError(
+                HubError(
+                    "websocket_connection_limit_reached",
+                    "This connection takes no new requests. Create a new websocket connection.",
+                ),
+                turn.lane,
+            )
+        return turn
+
+    def _run(self, turn: Turn | None) -> None:
+        """Start a turn, and while starting fails, whatever may start in its place."""
+        while turn is not None:
+            try:
+                self._start(turn)
+                return
+            except HubError as error:
+                turn = self._failed(turn, error)
+        if self._lanes.idle:
+            self._on_idle()
+
+    def _failed(self, turn: Turn, error: HubError) -> Turn | None:
+        """A turn could not start: say so, and give the one that may start instead."""
+        self.refuse(error, turn.lane)
+        parent = turn.body.get("previous_response_id") if isinstance(turn, Create) else None
+        if error.status != 429 and isinstance(parent, str):
+            self._cache.failed(parent, turn.lane)
+        return self._lanes.finish(turn.lane)
+
+    def _start(self, turn: Turn) -> None:
+        if isinstance(turn, Resume):
+            live = self._hub.find(turn.response_id)
+            if live is None:
+                self._later(turn, self._resume(turn))
+            else:
+                self._read(turn, live, cursor=turn.starting_after)
+            return
+        if turn.body.get("background"):
+            raise HubError(
+                "unsupported_value",
+                "'background' is not available on a WebSocket.",
+                param="background",
+            )
+        request = parse_create(turn.body)
+        parent = request.previous_response_id
+        context = () if parent is None else self._cache.get(parent)
+        if context is None:
+            self._later(turn, self._continue(turn, request))
+        else:
+            self._create(turn, request, context)
+
+    def _later(self, turn: Turn, start: Coroutine[Any, Any, None]) -> None:
+        """Start a turn when the store has answered."""
+
+        async def begin() -> None:
+            try:
+                await start
+            except HubError as error:
+                self._run(self._failed(turn, error))
+            except Exception:
+                # The boundary of one turn: its lane goes on with the next one.
+                logger.exception("a turn could not start")
+                failure = HubError("server_error", "The request failed inside hub.")
+                self._run(self._failed(turn, failure))
+
+        task = asyncio.create_task(begin())
+        self._starting.add(task)
+        task.add_done_callback(self._starting.discard)
+
+    async def _resume(self, turn: Resume) -> None:
+        live = await self._hub.open(turn.response_id)
+        self._read(turn, live, cursor=turn.starting_after)
+
+    async def _continue(self, turn: Create, request: Request) -> None:
+        self._create(turn, request, await self._hub.context(request))
+
+    def _create(self, turn: Turn, request: Request, context: Sequence[Json]) -> None:
+        live = self._hub.submit(request, context)
+        self._read(turn, live, cursor=-1, parent=request.previous_response_id)
+
+    def _read(self, turn: Turn, live: Live, *, cursor: int, parent: str | None = None) -> None:
+        live.check_cursor(cursor, "starting_after")
+        self._hub.join(live)
+        running = _Running(turn, live, parent)
+        self._running[turn.lane] = running
+        self._outbox.subscribe(
+            live.log, _renderer(turn.lane), cursor=cursor, on_end=lambda: self._ended(running)
+        )
+
+    def _ended(self, one: _Running) -> None:
+        """The terminal event of a lane's response was written."""
+        lane, live = one.turn.lane, one.live
+        del self._running[lane]
+        self._hub.leave(live)
+        if live.recorder.status != "failed":
+            self._cache.put(live.id, lane, live.history(), one.turn.size + live.log.size)
+        elif one.parent is not None:
+            self._cache.failed(one.parent, lane)
+        self._run(self._lanes.finish(lane))
+
+    # Other messages.
+
+    def _cancel(self, cancel: Cancel) -> None:
+        if cancel.response_id is None:
+            # A cancel that meets the end of the response has nothing left to do.
+            one = self._running.get(cancel.lane)
+            if one is not None:
+                self._hub.cancel(one.live)
+            return
+        for one in self._running.values():
+            if one.live.id == cancel.response_id:
+                self._hub.cancel(one.live)
+                return
+        error = HubError(
+            "response_not_found",
+            f"No response '{cancel.response_id[:64]}' is running on this connection.",
+            param="response_id",
+        )
+        raise LaneError(error, cancel.lane)
+
+    def _refuse_steer(self, steer: Steer) -> None:
+        answer: Json = {
+            "type": "response.steer.failed",
+            "sequence_number": 0,
+            "steer": {"input": steer.input, "previous_response_id": steer.previous_response_id},
+            "error": {
+                "type": "invalid_request_error",
+                "code": "steering_not_supported",
+                "message": "hub does not support steering a running response.",
+            },
+        }
+        for lane, one in self._running.items():
+            if one.live.id == steer.previous_response_id:
+                answer["sequence_number"] = one.live.log.last
+                if lane is not None:
+                    answer["stream_id"] = lane
+        self._send(answer)
+
+
+def _renderer(lane: str | None) -> Callable[[Event], bytes]:
+    tail = b"}" if lane is None else b',"stream_id":' + orjson.dumps(lane) + b"}"
+
+    def render(event: Event) -> bytes:
+        return event_frame(event.wire, tail)
+
+    return render
