@@ -5,6 +5,7 @@ all the same. Those that are not to be stored are forgotten when they end.
 """
 
 import asyncio
+import re
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -16,6 +17,8 @@ from hub.api.responses import parse_create
 from hub.errors import HubError
 from hub.live import Live
 from hub.store.base import Idempotency, IdempotencyConflict, Record, Store
+
+_ID = re.compile(r"resp_[0-9a-f]{32}")
 
 MAX_CHAIN = 1000
 """Responses of one chain that are followed back."""
@@ -103,10 +106,14 @@ class Archive:
         live = self.find(id, tenant)
         if live is not None:
             return live
-        record = await self._store.get(tenant, id)
+        record = await self.record(id, tenant)
         if record is None:
             raise HubError("response_not_found", f"Response with id '{id[:64]}' not found.")
         return await self.load(record)
+
+    async def record(self, id: str, tenant: str) -> Record | None:
+        """What the store has of that id. What cannot be one of hub's ids does not reach it."""
+        return await self._store.get(tenant, id) if _ID.fullmatch(id) else None
 
     async def repeated(self, idempotency: Idempotency, tenant: str) -> Live | None:
         """The response that an earlier request with this key made, if there was one.
@@ -163,7 +170,7 @@ class Archive:
                     raise no_parent(id)
                 pieces.append(live.history())
                 break
-            record = await self._store.get(tenant, parent)
+            record = await self.record(parent, tenant)
             if record is None or record.result is None or record.status == "failed":
                 raise no_parent(id)
             if len(pieces) >= MAX_CHAIN:

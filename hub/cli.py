@@ -22,7 +22,7 @@ from hub.engines.sim_model import DEFAULT_PROFILE, PROFILES
 from hub.engines.upstream import UpstreamEngine
 from hub.errors import HubError
 from hub.hub import Hub
-from hub.hub import Settings as HubSettings
+from hub.policy import Policy
 from hub.server.app import Server
 from hub.server.courier import Courier
 from hub.server.webhooks import Endpoint, deliveries_of, parse_endpoint
@@ -108,7 +108,7 @@ async def _serve(settings: Settings) -> None:
     hub = Hub(
         dispatcher,
         store,
-        HubSettings(
+        Policy(
             default_model=await _default_model(engines[0]),
             reasoning_events=settings.reasoning_events,
             grace=settings.grace,
@@ -117,7 +117,9 @@ async def _serve(settings: Settings) -> None:
             remembered=settings.memory << 20,
             jobs=settings.background,
         ),
-        deliveries=lambda live: deliveries_of(endpoints, live.id, live.recorder.status, time.time()),
+        deliveries=lambda live: deliveries_of(
+            endpoints, live.id, live.recorder.status, time.time()
+        ),
         on_kept=courier.wake,
     )
     server = Server(

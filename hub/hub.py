@@ -14,7 +14,6 @@ import logging
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 
 import orjson
 
@@ -29,6 +28,7 @@ from hub.errors import HubError
 from hub.jobs import Jobs
 from hub.journal import ForegroundJournal, JobJournal
 from hub.live import Live
+from hub.policy import Policy, Statistics
 from hub.store.base import Delivery, Idempotency, Record, Store
 
 logger = logging.getLogger("hub")
@@ -37,35 +37,6 @@ SWEEP = 60.0
 """Seconds between two looks for what has expired."""
 MAX_LAG = 5.0
 """Seconds that the store may be behind before nothing more that it has to keep is accepted."""
-
-
-@dataclass(frozen=True, slots=True)
-class Settings:
-    """What the hub can be told. Times are in seconds."""
-
-    default_model: str = ""
-    """What answers say was used where the request named no model."""
-    reasoning_events: str = "reasoning_text"
-    grace: float = 60.0
-    """How long a stored foreground response goes on without a reader."""
-    retention: float = 30 * 86400.0
-    """How long stored responses are kept."""
-    store_bytes: int = 1 << 30
-    """What the store may hold; the oldest responses go first."""
-    remembered: int = 64 << 20
-    """Bytes of ended responses that are kept in memory, too."""
-    jobs: int = 16
-    """Background responses that run or wait for a model server here."""
-
-
-@dataclass(frozen=True, slots=True)
-class Statistics:
-    """What the hub holds, and what it did since the start."""
-
-    live: int
-    remembered: int
-    accepted: int
-    by_status: dict[str, int]
 
 
 def no_deliveries(live: Live) -> Sequence[Delivery]:
@@ -80,7 +51,7 @@ class Hub:
         self,
         dispatcher: Dispatcher,
         store: Store,
-        settings: Settings | None = None,
+        policy: Policy | None = None,
         *,
         now: Callable[[], float] = time.time,
         deliveries: Callable[[Live], Sequence[Delivery]] = no_deliveries,
@@ -90,13 +61,13 @@ class Hub:
         background response, and ``on_kept`` is called when they are in the store."""
         self.dispatcher = dispatcher
         self.store = store
-        self.settings = settings or Settings()
+        self.policy = policy or Policy()
         self.now = now
         self._deliveries = deliveries
         self._on_kept = on_kept
-        self._archive = Archive(store, remembered=self.settings.remembered, revive=self._revive)
+        self._archive = Archive(store, remembered=self.policy.remembered, revive=self._revive)
         self._jobs = Jobs(
-            store, limit=self.settings.jobs, now=now, run=self._run_job, stop=self._stop_job
+            store, limit=self.policy.jobs, now=now, run=self._run_job, stop=self._stop_job
         )
         self._accepted = 0
         self._by_status: dict[str, int] = {}
@@ -110,7 +81,7 @@ class Hub:
 
     def _sweep(self) -> None:
         """Have the store forget what has expired, now and at regular intervals."""
-        self.store.expire(self.now(), self.settings.store_bytes)
+        self.store.expire(self.now(), self.policy.store_bytes)
         self._sweeper = asyncio.get_running_loop().call_later(SWEEP, self._sweep)
 
     # Accepting.
@@ -193,9 +164,9 @@ class Hub:
         recorder = Recorder(
             with_messages(request, context),
             id=id,
-            model=request.model or self.settings.default_model,
+            model=request.model or self.policy.default_model,
             now=created,
-            reasoning_events=self.settings.reasoning_events,
+            reasoning_events=self.policy.reasoning_events,
         )
         recorder.created()
         return recorder
@@ -208,7 +179,7 @@ class Hub:
             status=status,
             background=live.background,
             created_at=recorder.created_at,
-            expires_at=recorder.created_at + self.settings.retention,
+            expires_at=recorder.created_at + self.policy.retention,
             # The default model may be another one when it is read again.
             request=orjson.dumps({**recorder.request.body, "model": recorder.model}),
             previous_response_id=recorder.request.previous_response_id,
@@ -244,7 +215,7 @@ class Hub:
         """The response object as JSON, as it is now: of what readers may see, at least."""
         live = self._archive.find(id, tenant)
         if live is None:
-            record = await self.store.get(tenant, id)
+            record = await self._archive.record(id, tenant)
             if record is not None and record.result is not None:
                 return record.result
             live = await self._archive.open(id, tenant)
@@ -353,7 +324,7 @@ class Hub:
         if live.readers or live.background or live.recorder.ended:
             return
         if live.recorder.request.store and not self._closing:
-            asyncio.get_running_loop().call_later(self.settings.grace, self._abandon, live)
+            asyncio.get_running_loop().call_later(self.policy.grace, self._abandon, live)
         else:
             self.dispatcher.cancel(live)
 

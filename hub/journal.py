@@ -104,6 +104,8 @@ class JobJournal:
         self._scheduled: asyncio.Handle | None = None
         self._last = -GAP
         self._fenced = False
+        self._may_be_kept = False
+        """Its end was written, and the store said that this failed."""
 
     def open(self, attempt: int) -> None:
         """Begin to write, as the owner that ``attempt`` stands for."""
@@ -164,6 +166,10 @@ class JobJournal:
                 self._on_kept()
             elif self._log.next - 1 > last:
                 self._grew()
+        elif isinstance(error, Fenced) and self._may_be_kept:
+            # The first try was written after all, though its answer was an error.
+            self._log.release(last)
+            self._on_kept()
         elif isinstance(error, Fenced):
             self._fenced = True
             self._unwritten = segment
@@ -171,6 +177,7 @@ class JobJournal:
         elif isinstance(error, HubError):
             logger.warning("%s waits for the store: %s", self._transcript.recorder.id, error)
             self._unwritten = segment
+            self._may_be_kept = ends
             self._scheduled = self._loop.call_later(RETRY, self._write)
         else:
             raise error

@@ -12,7 +12,8 @@ from hypothesis import settings
 
 from hub.dispatch.dispatcher import Dispatcher, Upstream
 from hub.engines.base import Engine
-from hub.hub import Hub, Settings
+from hub.hub import Hub
+from hub.policy import Policy
 from hub.server.app import Server
 from hub.store.base import Store
 from hub.store.memory import MemoryStore
@@ -50,8 +51,8 @@ async def start(no_blocking: BlockBuster) -> AsyncIterator[Start]:
         dispatcher = Dispatcher([Upstream(engine, window)], **(dispatcher_options or {}))
         store = store or MemoryStore()
         await store.start(time.time())
-        settings = Settings(**{"default_model": "sim", **(hub_options or {})})
-        hub = Hub(dispatcher, store, settings)
+        policy = Policy(**{"default_model": "sim", **(hub_options or {})})
+        hub = Hub(dispatcher, store, policy)
         hub.start()
         server = Server(hub, **server_options)
         one = Running(hub, server, engine, await server.start())

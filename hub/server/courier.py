@@ -10,6 +10,7 @@ addresses pass, too. No redirect is followed and no proxy asked, as both would l
 """
 
 import asyncio
+import errno
 import logging
 import random
 import socket
@@ -88,7 +89,7 @@ class PublicResolver(AbstractResolver):
         found = await self._resolver.resolve(host, port, family)
         for one in found:
             if not is_public(one["host"]):
-                raise OSError(f"{host} is at {one['host']}, which is not a public address")
+                raise _private(f"{host} is at {one['host']}, which")
         return found
 
     async def close(self) -> None:
@@ -99,8 +100,12 @@ def public_socket(info: AddrInfoType) -> socket.socket:
     """A socket for an address that is about to be connected to, if it is public."""
     family, kind, protocol, _, address = info
     if not is_public(str(address[0])):
-        raise OSError(f"{address[0]} is not a public address")
+        raise _private(str(address[0]))
     return socket.socket(family, kind, protocol)
+
+
+def _private(what: str) -> PermissionError:
+    return PermissionError(errno.EACCES, f"{what} is not a public address")
 
 
 @asynccontextmanager

@@ -75,8 +75,9 @@ def parse_endpoint(text: str, *, allow_private: bool = False) -> Endpoint:
         raise ValueError("a webhook is URL#SECRET, without spaces or control characters")
     try:
         url = URL(address)
-    except ValueError:
-        # The reason would show the URL, which may hold a password.
+    except (ValueError, IndexError):
+        # The reason would show the URL, which may hold a password. IndexError is a defect of yarl
+        # (seen in 1.25, with ``https://[]@``).
         raise ValueError("a webhook is URL#SECRET, and this has no valid URL") from None
     host = url.raw_host
     if url.scheme not in ("https", "http") or not host:

@@ -14,10 +14,15 @@ awaits is no error; its failure is.
 ``append`` is done when the death of the process no longer undoes it (written, not synced): a
 reader may see its events from then on. Many calls share one commit.
 
+**Repeating.** After an error a call may have been carried out all the same. ``put`` of an id that
+is there keeps nothing and gives the id; a delivery whose id is there is ignored; a ``complete``
+that had succeeded fails with ``Fenced``.
+
 **Fences.** Every claim of a job raises its *attempt*, which is its fencing number. ``append``,
-``complete``, ``renew`` and ``release`` name the attempt that they act for; with another one than
-the latest, or after the end of the response, they change nothing and fail with ``Fenced``. So a
-worker that was thought dead and comes back can do no harm; it stops when it is told.
+``complete``, ``renew`` and ``release`` name the attempt that they act for. With another one than
+the latest, after the end of the response, or for one that is not there, they change nothing and
+fail with ``Fenced``. So a worker that was thought dead and comes back can do no harm; it stops
+when it is told. A job that was never claimed has attempt 0: whoever names it may end it.
 
 **Leases.** A claimed job is its owner's until the lease ends, unless it is renewed. Whoever claims
 after that gets it, with the next attempt.
@@ -26,7 +31,8 @@ after that gets it, with the next attempt.
 
 **Segments.** A segment holds the events ``first`` to ``last`` of a log in a form that only its
 writer understands, and it is written once: one that reaches no further than the log does already
-is ignored, so a writer may repeat itself after an error. Segments have no gaps.
+is ignored, so a writer may repeat itself after an error. Segments have no gaps and do not overlap:
+one that would leave a gap fails with ``store_unavailable``, since the one before it has failed.
 
 **Time** is Unix time in seconds and comes in as ``now``.
 
@@ -82,7 +88,10 @@ class Segment:
 
 @dataclass(frozen=True, slots=True)
 class Idempotency:
-    """The key under which a client may repeat a request without running it twice."""
+    """The key under which a client may repeat a request without running it twice.
+
+    It may outlive its response: then it names one that is not there.
+    """
 
     key: str
     digest: bytes
@@ -166,9 +175,7 @@ class Store(Protocol):
         """
         ...
 
-    def repeated(
-        self, tenant: str, idempotency: Idempotency
-    ) -> asyncio.Future[str | None]:
+    def repeated(self, tenant: str, idempotency: Idempotency) -> asyncio.Future[str | None]:
         """The id of the response that an earlier ``put`` with this key has kept, if any.
 
         Fails with ``IdempotencyConflict`` if that was another request.
@@ -208,7 +215,10 @@ class Store(Protocol):
     def claim(
         self, owner: str, now: float, lease: float, limit: int
     ) -> asyncio.Future[Sequence[Record]]:
-        """Take up to ``limit`` jobs that nobody holds, oldest first, for ``lease`` seconds."""
+        """Take up to ``limit`` jobs that nobody holds, oldest first, for ``lease`` seconds.
+
+        Their status is ``in_progress`` from then on. Cancelled ones are claimed, too: to be ended.
+        """
         ...
 
     def renew(

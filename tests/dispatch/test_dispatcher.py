@@ -39,6 +39,7 @@ class ScriptedEngine:
     """An engine that does what each request's script says."""
 
     slots: int | None = None
+    continues = False
 
     def __init__(self, name: str, models: Mapping[str, bool | None]) -> None:
         self.name = name

@@ -157,7 +157,7 @@ async def test_a_client_that_vanishes_frees_the_model_server() -> None:
         command("serve", "--port", "0", "--upstream", model_server.url) as hub,
     ):
         async with connect(f"ws{hub.url.removeprefix('http')}/v1/responses") as ws:
-            await ws.send(json.dumps({"type": "response.create", "input": PROMPT}))
+            await ws.send(json.dumps({"type": "response.create", "input": PROMPT, "store": False}))
             while json.loads(await ws.recv())["type"] != "response.output_text.delta":
                 pass
             ws.transport.abort()

@@ -203,7 +203,7 @@ async def test_pages_of_other_sites_are_refused(
 
 async def test_a_full_queue_refuses_with_429(start: Start, client: aiohttp.ClientSession) -> None:
     hub = await start(window=1, dispatcher_options={"queue_size": 1})
-    hang = {"input": "x", "model": "sim+hang", "stream": True}
+    hang = {"input": "x", "model": "sim+hang", "stream": True, "store": False}
     async with (
         client.post(f"{hub.url}/v1/responses", json=hang),
         client.post(f"{hub.url}/v1/responses", json=hang),
@@ -275,7 +275,12 @@ async def test_a_client_that_vanishes_stops_the_engine(
 async def vanish(hub: Running, path: str, stream: bool) -> None:
     """Send a request, wait until the engine runs it, and break the connection."""
     body = json.dumps(
-        {"input": "x", "messages": [{"role": "user", "content": "x"}], "stream": stream}
+        {
+            "input": "x",
+            "messages": [{"role": "user", "content": "x"}],
+            "stream": stream,
+            "store": False,
+        }
     ).encode()
     _, writer = await asyncio.open_connection("127.0.0.1", hub.port)
     writer.write(
@@ -332,6 +337,7 @@ class Broken:
 
     name = "broken"
     slots = None
+    continues = False
 
     def serves(self, model: str) -> bool | None:
         return True

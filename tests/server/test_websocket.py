@@ -313,7 +313,7 @@ async def test_a_client_that_vanishes_stops_its_lanes_and_no_others(start: Start
     async with connect(hub.ws) as stays:
         async with connect(hub.ws) as goes:
             for lane in ("a", "b"):
-                await create(goes, lane, input="Hello")
+                await create(goes, lane, input="Hello", store=False)
             await goes.recv()
             await create(stays, input="Hello")
             goes.transport.abort()
