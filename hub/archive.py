@@ -8,13 +8,12 @@ import asyncio
 import re
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 
 import orjson
 
 from hub.api.requests import Json, Request
 from hub.api.responses import parse_create
-from hub.errors import HubError
+from hub.errors import Fault, HubError
 from hub.live import Live
 from hub.store.base import Idempotency, IdempotencyConflict, Record, Store
 
@@ -32,10 +31,11 @@ class Archive:
         store: Store,
         *,
         remembered: int,
-        revive: Callable[[Record, Request, Sequence[Json]], Live],
+        revive: Callable[[Record, Request, Sequence[Json] | None], Live],
     ) -> None:
         """``remembered`` is in bytes. ``revive`` makes a response of what was kept of it: its
-        request, and the items of the chain before it. Its log is then played."""
+        request, and the items of the chain before it, ``None`` if they are lost. Its log is
+        then played."""
         self._store = store
         self._bound = remembered
         self._revive = revive
@@ -65,6 +65,7 @@ class Archive:
     def know(self, live: Live, idempotency: Idempotency) -> None:
         """Find a foreground response by its key, while it lives."""
         if not live.log.sealed:
+            assert (live.tenant, idempotency.key) not in self._keys, "it was not looked up"
             live.key = idempotency.key
             self._keys[live.tenant, live.key] = (idempotency.digest, live)
 
@@ -108,7 +109,7 @@ class Archive:
             return live
         record = await self.record(id, tenant)
         if record is None:
-            raise HubError("response_not_found", f"Response with id '{id[:64]}' not found.")
+            raise not_found(id)
         return await self.load(record)
 
     async def record(self, id: str, tenant: str) -> Record | None:
@@ -120,53 +121,69 @@ class Archive:
 
         Raises ``HubError`` ``idempotency_conflict`` if that was another request.
         """
-        known = self._keys.get((tenant, idempotency.key))
+        live = self.known(idempotency, tenant)
+        if live is not None:
+            return live
         try:
-            if known is not None:
-                digest, live = known
-                if digest != idempotency.digest:
-                    raise IdempotencyConflict
-                return live
             id = await self._store.repeated(tenant, idempotency)
         except IdempotencyConflict:
-            raise HubError(
-                "idempotency_conflict", "This Idempotency-Key was used for another request."
-            ) from None
+            raise conflict() from None
         return None if id is None else await self.open(id, tenant)
 
+    def known(self, idempotency: Idempotency, tenant: str) -> Live | None:
+        """The same of a foreground response that lives, without waiting."""
+        digest, live = self._keys.get((tenant, idempotency.key), (idempotency.digest, None))
+        if digest != idempotency.digest:
+            raise conflict()
+        return live
+
     async def load(self, record: Record) -> Live:
-        """Bring a kept response back: its log is written again from its transcript."""
+        """Bring a kept response back: its log is written again from its transcript.
+
+        Raises ``HubError`` ``response_not_found`` if it was deleted since it was found.
+        """
         async with self._loading:
             live = self.find(record.id, record.tenant)
             if live is not None:
                 return live
             request = parse_create(orjson.loads(record.request))
-            context: Sequence[Json] = ()
-            if request.previous_response_id is not None:
-                with suppress(HubError):
-                    # Without its parent it can be read, though not gone on with.
-                    context = await self.history(request.previous_response_id, record.tenant)
+            context = await self._context(request, record.tenant)
             segments = await self._store.read(record.id)
+            if await self.record(record.id, record.tenant) is None:
+                raise not_found(record.id)
             live = self._revive(record, request, context)
             assert live.transcript is not None
-            self.add(live)
             for segment in segments:
                 live.transcript.play(segment.body)
             if live.recorder.ended:
                 self.ended(live)
+            else:
+                self.add(live)
             return live
+
+    async def _context(self, request: Request, tenant: str) -> Sequence[Json] | None:
+        if request.previous_response_id is None:
+            return ()
+        try:
+            return await self.history(request.previous_response_id, tenant)
+        except HubError as error:
+            if error.row.fault is Fault.CLIENT:
+                # Without its parent it can be read, though not gone on with.
+                return None
+            raise
 
     async def history(self, id: str, tenant: str) -> list[Json]:
         """The items of a chain up to and with the output of its response ``id``, for the next one.
 
-        Raises ``HubError`` ``previous_response_not_found``, also if that has not ended or failed.
+        Raises ``HubError`` ``previous_response_not_found``, also if that has not ended, has failed,
+        or goes on from one that is lost.
         """
         pieces: list[Sequence[Json]] = []
         parent: str | None = id
         while parent is not None:
             live = self.find(parent, tenant)
             if live is not None:
-                if not live.log.sealed or live.recorder.status == "failed":
+                if not live.log.sealed or live.recorder.status == "failed" or live.orphaned:
                     raise no_parent(id)
                 pieces.append(live.history())
                 break
@@ -179,6 +196,16 @@ class Archive:
             pieces.append([*items, *orjson.loads(record.result)["output"]])
             parent = record.previous_response_id
         return [item for piece in reversed(pieces) for item in piece]
+
+
+def conflict() -> HubError:
+    """The error for an idempotency key that was used for another request."""
+    return HubError("idempotency_conflict", "This Idempotency-Key was used for another request.")
+
+
+def not_found(id: str) -> HubError:
+    """The error for a response that does not exist, or not for this tenant."""
+    return HubError("response_not_found", f"Response with id '{id[:64]}' not found.")
 
 
 def no_parent(id: str) -> HubError:

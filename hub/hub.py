@@ -22,14 +22,14 @@ from hub.api.prompt import with_messages
 from hub.api.recorder import Recorder
 from hub.api.requests import Json, Request
 from hub.api.transcript import Transcript
-from hub.archive import Archive
+from hub.archive import Archive, conflict
 from hub.dispatch.dispatcher import Dispatcher
 from hub.errors import HubError
 from hub.jobs import Jobs
 from hub.journal import ForegroundJournal, JobJournal
 from hub.live import Live
 from hub.policy import Policy, Statistics
-from hub.store.base import Delivery, Idempotency, Record, Store
+from hub.store.base import Delivery, Idempotency, IdempotencyConflict, Record, Store
 
 logger = logging.getLogger("hub")
 
@@ -98,8 +98,11 @@ class Hub:
 
         ``context`` holds the items of the chain before it. Read ``.log`` of what is returned from
         its beginning; it already holds ``response.created``. Call ``join`` before reading, and
-        ``leave`` after it.
+        ``leave`` after it. With the ``idempotency`` key of one that lives, it is that one.
         """
+        known = idempotency and self._archive.known(idempotency, tenant)
+        if known is not None:
+            return known
         live = self._new(request, context, tenant)
         if live.transcript is not None:
             live.journal = ForegroundJournal(
@@ -140,6 +143,8 @@ class Hub:
         id = ""
         try:
             id = await self.store.put(record, idempotency=idempotency)
+        except IdempotencyConflict:
+            raise conflict() from None
         finally:
             if id != live.id:
                 self._archive.forget(live.id)
@@ -159,10 +164,10 @@ class Hub:
         return Live(recorder, context, tenant=tenant, now=self.now, transcript=transcript)
 
     def _recorder(
-        self, request: Request, context: Sequence[Json], id: str, created: float
+        self, request: Request, context: Sequence[Json] | None, id: str, created: float
     ) -> Recorder:
         recorder = Recorder(
-            with_messages(request, context),
+            request if context is None else with_messages(request, context),
             id=id,
             model=request.model or self.policy.default_model,
             now=created,
@@ -231,7 +236,7 @@ class Hub:
         """
         return await self._archive.repeated(idempotency, tenant)
 
-    def _revive(self, record: Record, request: Request, context: Sequence[Json]) -> Live:
+    def _revive(self, record: Record, request: Request, context: Sequence[Json] | None) -> Live:
         recorder = self._recorder(request, context, record.id, record.created_at)
         live = Live(
             recorder,
@@ -254,10 +259,19 @@ class Hub:
             self._jobs.done(live.id)
             self._on_kept()
 
+        def fenced() -> None:
+            # Before it was claimed it is the claim that has overtaken its end, which is written
+            # again then. After it another process has it, and who asks for it reads what is kept.
+            if live.attempt:
+                live.handed_over = True
+                self._jobs.done(live.id)
+                self._archive.forget(live.id)
+                self.dispatcher.cancel(live)
+
         live.journal = JobJournal(
             self.store,
             live.transcript,
-            on_fenced=lambda: self._stop_job(live.id),
+            on_fenced=fenced,
             deliveries=lambda: self._deliveries(live),
             on_kept=kept,
         )
@@ -278,6 +292,7 @@ class Hub:
                 self.dispatcher.submit(live)
         except HubError as error:
             if error.code == "rate_limit_exceeded":
+                live.attempt = 0
                 await self._jobs.release(live.id)
             else:
                 live.failed(error)

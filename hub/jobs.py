@@ -10,7 +10,7 @@ import secrets
 from collections.abc import Awaitable, Callable
 
 from hub.errors import HubError
-from hub.store.base import Lease, Record, Store
+from hub.store.base import Fenced, Lease, Record, Store
 
 logger = logging.getLogger("hub.jobs")
 
@@ -31,7 +31,8 @@ class Jobs:
         stop: Callable[[str], None],
         lease: float = LEASE,
     ) -> None:
-        """At most ``limit`` jobs are held at a time. ``run`` starts a claimed one; ``stop`` ends
+        """At most ``limit`` jobs are held at a time. ``run`` starts a claimed one, or raises what
+        is wrong: it is let go of then, and claimed again when its lease has lapsed. ``stop`` ends
         one that was lost or cancelled."""
         self._store = store
         self._limit = limit
@@ -66,7 +67,11 @@ class Jobs:
         """Give a job back: somebody else may have it at once."""
         attempt = self._held.pop(id, None)
         if attempt is not None:
-            await self._store.release(id, attempt)
+            try:
+                await self._store.release(id, attempt)
+            except (Fenced, HubError) as error:
+                # Then it is somebody else's, or will be when its lease has lapsed.
+                logger.warning("%s could not be given back: %r", id, error)
 
     async def close(self) -> None:
         """Claim no more. What is held stays held until it is done or released."""
@@ -84,9 +89,10 @@ class Jobs:
                 pass
             self._news.clear()
             try:
-                if self._now() - renewed >= self._lease / 3:
-                    renewed = self._now()
+                # What is not renewed is not safe to claim beside: it might be our own.
+                if (now := self._now()) - renewed >= self._lease / 3:
                     await self._renew()
+                    renewed = now
                 await self._claim()
             except HubError as error:
                 # The store is in trouble. What runs goes on; claiming is tried again.
@@ -100,8 +106,19 @@ class Jobs:
     async def _claim(self) -> None:
         while (room := self._limit - len(self._held)) > 0:
             records = await self._store.claim(self._owner, self._now(), self._lease, room)
-            for record in records:
-                self._held[record.id] = record.attempt
-                await self._run(record)
-            if len(records) < room:
+            kept = [await self._start(record) for record in records]
+            if len(records) < room or not all(kept):
                 return
+
+    async def _start(self, record: Record) -> bool:
+        """Hold a claimed job and have it run. False if it was given back: if nothing else happened,
+        it would be claimed again at once."""
+        self._held[record.id] = record.attempt
+        try:
+            await self._run(record)
+        except Exception:
+            # The boundary of one job: whatever is wrong with it, the others are run.
+            logger.exception("%s could not be started", record.id)
+            self._held.pop(record.id, None)
+            return True
+        return record.id in self._held

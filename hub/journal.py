@@ -111,6 +111,8 @@ class JobJournal:
         """Begin to write, as the owner that ``attempt`` stands for."""
         self._attempt = attempt
         self._fenced = False
+        # It was claimed, so its end is not in the store.
+        self._may_be_kept = False
         self._log.hold(self._grew)
         if self._log.ended:
             # Its last owner wrote the end of its log and died before the rest was kept.
@@ -153,10 +155,16 @@ class JobJournal:
         self._busy = True
         self._last = self._loop.time()
         last = segment.last if segment is not None else self._log.next - 1
-        future.add_done_callback(lambda done: self._written(done, segment, last, ends))
+        attempt = self._attempt
+        future.add_done_callback(lambda done: self._written(done, attempt, segment, last, ends))
 
     def _written(
-        self, done: asyncio.Future[None], segment: Segment | None, last: int, ends: bool
+        self,
+        done: asyncio.Future[None],
+        attempt: int,
+        segment: Segment | None,
+        last: int,
+        ends: bool,
     ) -> None:
         self._busy = False
         error = done.exception()
@@ -170,6 +178,10 @@ class JobJournal:
             # The first try was written after all, though its answer was an error.
             self._log.release(last)
             self._on_kept()
+        elif isinstance(error, Fenced) and attempt != self._attempt:
+            # Fenced off by the claim that it has been opened for since.
+            self._unwritten = segment
+            self._grew()
         elif isinstance(error, Fenced):
             self._fenced = True
             self._unwritten = segment

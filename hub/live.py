@@ -22,14 +22,14 @@ class Live:
     def __init__(
         self,
         recorder: Recorder,
-        context: Sequence[Json],
+        context: Sequence[Json] | None,
         *,
         tenant: str,
         now: Callable[[], float],
         transcript: Transcript | None = None,
     ) -> None:
-        """``context`` holds the items of the chain before it; ``transcript`` stands before the
-        recorder of a response that is kept."""
+        """``context`` holds the items of the chain before it, ``None`` if they are lost;
+        ``transcript`` stands before the recorder of a response that is kept."""
         self.recorder = recorder
         self.tenant = tenant
         self.generation: Generation = recorder.request.generation
@@ -55,6 +55,11 @@ class Live:
         return self.recorder.log
 
     @property
+    def orphaned(self) -> bool:
+        """Whether the chain before it is lost: it can be read, though not gone on with."""
+        return self._context is None
+
+    @property
     def background(self) -> bool:
         """Whether it goes on whoever reads it."""
         return self.recorder.request.background
@@ -70,7 +75,7 @@ class Live:
 
     def input(self) -> list[Json]:
         """The items that the model was given."""
-        return [*self._context, *self.recorder.request.items]
+        return [*(self._context or ()), *self.recorder.request.items]
 
     def history(self) -> list[Json]:
         """The items of the whole chain up to and with this response's output."""
@@ -81,8 +86,19 @@ class Live:
 
         True if an engine is to be asked: for the rest of the text, or for all of it. False if
         there was nothing left to say; the response is complete then. Raises ``HubError``
-        ``worker_lost`` if nobody can go on from what was said.
+        ``worker_lost`` if nobody can go on from what was said, and
+        ``previous_response_not_found`` if nobody knows any more what was said before.
         """
+        if self.recorder.finished is not None:
+            # The model had said everything; only the end was not kept.
+            self.completed()
+            return False
+        if self.orphaned:
+            raise HubError(
+                "previous_response_not_found",
+                "The previous response was deleted.",
+                param="previous_response_id",
+            )
         unfinished = self.recorder.unfinished()
         if unfinished is None:
             raise HubError("worker_lost", "The process that ran it died where nobody can go on.")

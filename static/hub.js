@@ -8,13 +8,17 @@
  *   console.log(run.timings.ttft, run.timings.tokensPerSecond)
  *
  * The rules of its world:
- * - A run is one response. It holds a lane (a `stream_id`) from the sending of its request to its
- *   terminal event. The server lets a connection name 32 lanes in its life and run 16 responses at
- *   once, so lanes are a pool: a run waits here for a lane, never behind another run inside one.
- * - History: give `previous_response_id` and `history`. The id is sent where this connection's
- *   lanes still hold that response; otherwise the history is.
- * - A lost connection rejects the runs that were sent, keeps those that were not, and is made again
- *   by itself. Nothing is sent twice unless the server said that it did not run it.
+ * - A run reads one response, which it has made or resumes. It holds a lane (a `stream_id`) from its
+ *   request to the terminal event. The server lets a connection name 32 lanes in its life and run 16
+ *   responses at once, so lanes are a pool: a run waits here for a lane, never behind another run
+ *   inside one.
+ * - A lost connection is made again by itself, and each run goes on from its cursor, the number of
+ *   the last event that it had: no text is lost and none comes twice. Only these end with
+ *   `connection_lost`: a response with `store: false`, since the server stops it, and a request that
+ *   the server had not acknowledged, since nothing is sent twice unless the server said that it did
+ *   not run it.
+ * - History: give `previous_response_id` and `history`. The history is sent only if the server does
+ *   not know the id any more.
  *
  * All durations and instants are milliseconds of `performance.now()`.
  */
@@ -42,8 +46,11 @@ const DEFAULTS = {
   WebSocket: globalThis.WebSocket,
 }
 
-/** Why a run failed. `code` is the server's, or one of this module's own: `connection_lost`,
- * `connection_closed`, `message_too_large`, `too_many_waiting`. */
+/**
+ * Why a run failed. `code` is the server's (`response_not_found`: it cannot be resumed any more), or
+ * one of this module's own: `connection_lost`, `connection_closed` (for good), `message_too_large`,
+ * `too_many_waiting`.
+ */
 export class HubError extends Error {
   /** `retryAfter`: how long the server asks to wait (ms); `response`: of a `response.failed`. */
   constructor(code, message, { status = null, retryAfter = null, response = null } = {}) {
@@ -59,34 +66,41 @@ export class HubError extends Error {
   }
 }
 
-/** One response. Made by `Hub.create`. */
+/** The reading of one response. Made by `Hub.create` and `Hub.resume`. */
 export class Run {
-  /** `waiting` (here), `queued` (in hub), `running` (at the model server) or `done`. */
+  /**
+   * `waiting` (here), `queued` (in hub), `running` (at the model server), `resuming` (its response may
+   * go on, but cannot be read until there is a connection) or `done`.
+   */
   state = 'waiting'
   id = null
   model = null
-  /** The sequence number of the last event had: with `id` the cursor that a resume needs. */
+  /** The cursor: the sequence number of the last event that was had. */
   sequenceNumber = -1
   /** True once `cancel` was called. */
   cancelled = false
   /**
    * Resolves with the response object when it is completed, incomplete or cancelled: see its
-   * `status`. Rejects with a `HubError` when it failed, was refused, or the connection was lost.
+   * `status`. Rejects with a `HubError` when it failed, was refused, or cannot be read to its end.
    * @type {Promise<object>}
    */
   done
   #settle
   #cancel
   #usage
-  #deltas = 0
+  #tokens = 0
   #reasoned = false
+  #running = false
+  #resumed = false
   #started = performance.now()
   #first = null
   #last = null
   #ended = null
 
+  /** @param {?object} request null for a response that somebody else has asked for */
   constructor(request, handlers, cancel) {
     Object.assign(this, { request, handlers })
+    if (!request) this.#started = null
     this.#cancel = cancel
     this.done = new Promise((resolve, reject) => (this.#settle = { resolve, reject }))
     this.done.catch(() => {}) // whoever does not look at `done` does not want to hear of it
@@ -96,24 +110,31 @@ export class Run {
    * What the reader of this page saw. Whatever is not defined (yet) is null, never 0.
    * - `ttft`: from `create` until the first text or reasoning; a wait for a lane is part of it
    * - `total`: from `create` until the terminal event, or until now
-   * - `tokens`: the server's count of the output; the number of deltas where there is none
+   * - `tokens`: the server's count of the output; the number of its deltas where there is none
    * - `tokensPerSecond`: the tokens after the first, over the time from the first to the last delta
-   * @returns {{ttft: ?number, total: number, tokens: ?number, tokensPerSecond: ?number}}
+   * - `resumed`: there was an interruption. It is part of `ttft` and `total`; there is no
+   *   `tokensPerSecond` then, since what had been missed came all at once
+   *
+   * A run of `Hub.resume` did not see the beginning: it has no `ttft` and no `total`.
+   * @returns {{ttft: ?number, total: ?number, tokens: ?number, tokensPerSecond: ?number, resumed: boolean}}
    */
   get timings() {
     // Reasoning that is not streamed takes no time between the deltas.
     const hidden = this.#reasoned ? 0 : (this.#usage?.output_tokens_details?.reasoning_tokens ?? 0)
-    const tokens = (this.#usage?.output_tokens ?? 0) - hidden || this.#deltas || null
-    const streamed = this.#last - this.#first
+    const tokens = (this.#usage?.output_tokens ?? 0) - hidden || this.#tokens || null
+    const streamed = this.#resumed ? 0 : this.#last - this.#first
+    const since = (instant) => (instant === null || this.#started === null ? null : instant - this.#started)
     return {
-      ttft: this.#first && this.#first - this.#started,
-      total: (this.#ended ?? performance.now()) - this.#started,
+      ttft: since(this.#first),
+      total: since(this.#ended ?? performance.now()),
       tokens,
       tokensPerSecond: tokens > 1 && streamed > 0 ? ((tokens - 1) * 1000) / streamed : null,
+      resumed: this.#resumed,
     }
   }
 
-  /** Stops it. `done` resolves with status `cancelled` and what there is. Idempotent. */
+  /** Stops the response for all its readers, with the connection's return if there is none. `done`
+   * resolves with status `cancelled` and what there is. Idempotent. */
   cancel() {
     if (this.cancelled || this.state === 'done') return
     this.cancelled = true
@@ -126,17 +147,32 @@ export class Run {
     this.handlers.onState?.(state, this)
   }
 
+  /** @internal It has no lane and waits for one. */
+  _wait() {
+    this.#resumed = this.id !== null
+    this._become(this.#resumed ? 'resuming' : 'waiting')
+  }
+
+  /** @internal It was sent on a lane. */
+  _sent() {
+    this._become(this.#running ? 'running' : 'queued')
+  }
+
   /** @internal Takes one event; the caller ends the run at a terminal one. */
   _take(event) {
+    const behind = event.sequence_number - this.sequenceNumber
     this.sequenceNumber = event.sequence_number
-    if (event.type === 'response.created') Object.assign(this, { id: event.response.id, model: event.response.model })
-    if (event.type === 'response.in_progress') this._become('running')
+    if (event.response) Object.assign(this, { id: event.response.id, model: event.response.model })
+    if (!this.#running && event.type !== 'response.created' && event.type !== 'response.queued') {
+      this.#running = true
+      this._become('running')
+    }
     this.handlers.onEvent?.(event, this)
     const kind = DELTAS[event.type]
     if (!kind || !event.delta) return
     this.#last = performance.now()
     this.#first ??= this.#last
-    this.#deltas += 1
+    this.#tokens += behind // hub merges the deltas for a reader that is behind
     this.#reasoned ||= kind === 'reasoning'
     this.handlers.onDelta?.(event.delta, kind, this)
   }
@@ -152,7 +188,7 @@ export class Run {
 }
 
 /**
- * A connection that stays, and the lanes on it.
+ * A connection that comes back, and the lanes on it.
  *
  * Events: `status` when `hub.status` changes; `error` (a CustomEvent, its detail a `HubError`) when
  * the server complains of the connection and not of one run.
@@ -171,8 +207,8 @@ export class Hub extends EventTarget {
   #openedAt = null
   #timer = null
   #retiring = false // the server ends this connection: let its runs finish, then make a new one
-  #lanes = new Map() // stream_id -> {name, run, parent}; of the free ones the longest free is first
-  #waiting = [] // runs not sent yet, oldest first
+  #lanes = new Map() // stream_id -> its lane; of the free ones the longest free is first
+  #waiting = [] // runs without a lane: interrupted ones, then those not sent yet, oldest first
   #listening = new AbortController()
 
   /**
@@ -206,7 +242,7 @@ export class Hub extends EventTarget {
     this.#become('connecting')
   }
 
-  /** Disconnects for good; what runs is lost. */
+  /** Disconnects for good; whatever runs rejects. Stored responses can be resumed by their ids. */
   close() {
     this.#listening.abort()
     this.#retiring = false
@@ -222,7 +258,27 @@ export class Hub extends EventTarget {
    * @returns {Run}
    */
   create(request, handlers = {}) {
-    const run = new Run(request, handlers, (one) => this.#cancel(one))
+    return this.#add(new Run(request, handlers, (one) => this.#cancel(one)))
+  }
+
+  /**
+   * Reads a stored response that runs or has ended, whoever asked for it: after a reload, or in a
+   * second tab. Rejects with `response_not_found` if the server has it no more: it was deleted, it
+   * has expired, or it was not stored.
+   * @param {string} responseId
+   * @param {{startingAfter?: number}} [cursor] the last event that was had; without it the run starts
+   *   with the first event, so that the text is whole whatever was had before
+   * @param {object} [handlers] as in `create`
+   * @returns {Run}
+   */
+  resume(responseId, { startingAfter = -1 } = {}, handlers = {}) {
+    const run = new Run(null, handlers, (one) => this.#cancel(one))
+    Object.assign(run, { id: responseId, sequenceNumber: startingAfter })
+    run._wait()
+    return this.#add(run)
+  }
+
+  #add(run) {
     if (this.#waiting.length >= this.#options.maxWaiting) {
       run._end(new HubError('too_many_waiting', 'Too many requests are waiting already.'))
     } else {
@@ -259,7 +315,8 @@ export class Hub extends EventTarget {
 
   #closed({ code, reason }) {
     clearTimeout(this.#timer)
-    const lost = this.#busy()
+    const lost = this.#busy().map(({ run }) => run)
+    const resumable = lost.filter((run) => run.id && run.request?.store !== false)
     const stable = this.#openedAt && performance.now() - this.#openedAt > STABLE
     const attempt = stable || this.#retiring ? 1 : this.status.attempt + 1
     const { firstDelay, maxDelay } = this.#options
@@ -269,13 +326,16 @@ export class Hub extends EventTarget {
     this.#socket = this.#openedAt = null
     this.#retiring = false
     this.#lanes.clear()
+    this.#waiting.unshift(...resumable)
     const refused = stop ? this.#waiting.splice(0) : []
     if (!stop) this.#timer = setTimeout(() => this.connect(), delay)
     if (stop) this.#become('closed', { attempt: 0, reason })
     else this.#become('waiting', { attempt, reason, retryAt: performance.now() + delay })
     for (const run of refused) run._end(new HubError('connection_closed', reason || 'The connection is closed.'))
-    // Each lost run has an id and a cursor: a server that can resume is to be asked here.
-    for (const { run } of lost) run._end(new HubError('connection_lost', 'The connection was lost in mid-answer.'))
+    for (const run of lost) {
+      if (!resumable.includes(run)) run._end(new HubError('connection_lost', 'The connection was lost in mid-answer.'))
+      else if (!stop) run._wait()
+    }
   }
 
   #receive(data) {
@@ -283,6 +343,8 @@ export class Hub extends EventTarget {
     const lane = this.#lanes.get(event.stream_id)
     if (event.type === 'error') return this.#refused(lane, HubError.from(event))
     if (!lane?.run || !(event.sequence_number > lane.run.sequenceNumber)) return
+    if (!lane.heard && lane.run.cancelled) this.#stop(lane) // what had not begun could not be stopped
+    lane.heard = true
     try {
       lane.run._take(event)
     } finally {
@@ -292,16 +354,16 @@ export class Hub extends EventTarget {
 
   /** An error ends its request; two of them say that it never ran, and it is sent again. */
   #refused(lane, error) {
-    if (error.code === 'response_not_found') return // a cancel that came too late
     const run = lane?.run
-    const again = run && run.sequenceNumber < 0 && !run.cancelled
+    const unheard = run && !lane.heard
     if (error.code === RETIRED) this.#retiring = true
     if (!run) {
       this.dispatchEvent(new CustomEvent('error', { detail: error }))
-    } else if (again && error.code === RETIRED) {
+    } else if (error.code === RETIRED && unheard && (run.id || !run.cancelled)) {
       this.#release(lane)
       this.#waiting.unshift(run)
-    } else if (again && error.code === 'previous_response_not_found' && lane.chained && run.request.history) {
+      run._wait()
+    } else if (error.code === 'previous_response_not_found' && lane.chained && unheard && !run.cancelled) {
       this.#send(lane, run, false)
     } else {
       this.#release(lane)
@@ -313,56 +375,64 @@ export class Hub extends EventTarget {
   #finish(lane, response) {
     const { code = 'server_error', message = 'The answer failed.' } = response.error ?? {}
     const { run } = lane
-    this.#release(lane, response.status === 'completed' ? response.id : null)
+    this.#release(lane)
     run._end(response.status === 'failed' ? new HubError(code, message, { response }) : response)
     this.#pump()
   }
 
-  #release({ name }, parent = null) {
+  #release({ name }) {
     this.#lanes.delete(name) // to the end of the order
-    this.#lanes.set(name, { name, parent, run: null, chained: false })
+    this.#lanes.set(name, { name, run: null })
   }
 
   /** Sends what waits, as far as there are free lanes; moves on from a connection that is to end. */
   #pump() {
     if (this.#retiring && !this.#busy().length) this.#drop(1001, 'time limit')
     while (this.status.state === 'open' && !this.#retiring && this.#waiting.length) {
-      const free = [...this.#lanes.values()].filter((lane) => !lane.run)
-      if (!free.length) return
+      const free = [...this.#lanes.values()].find((lane) => !lane.run)
+      if (!free) return
       const run = this.#waiting.shift()
-      const { history, previous_response_id: parent } = run.request
-      const own = free.find((lane) => parent && lane.parent === parent)
-      this.#send(own ?? free[0], run, Boolean(own) || !history)
+      this.#send(free, run, Boolean(run.request?.previous_response_id && run.request.history))
     }
   }
 
+  /** `chained`: a `previous_response_id` stands for the history. */
   #send(lane, run, chained) {
-    const { history = [], ...frame } = run.request
-    if (!chained) {
-      delete frame.previous_response_id
-      const input = typeof frame.input === 'string' ? [{ role: 'user', content: frame.input }] : frame.input
-      frame.input = [...history, ...input]
-    }
-    const text = JSON.stringify({ ...frame, type: 'response.create', stream_id: lane.name })
+    const resume = { type: 'response.resume', response_id: run.id, starting_after: run.sequenceNumber }
+    const frame = run.id ? resume : createFrame(run.request, chained)
+    const text = JSON.stringify({ ...frame, stream_id: lane.name })
     if (new TextEncoder().encode(text).length > this.#options.maxMessageBytes) {
       this.#release(lane)
       run._end(new HubError('message_too_large', 'This conversation is longer than one message may be.'))
       return
     }
-    Object.assign(lane, { run, chained })
+    Object.assign(lane, { run, chained, heard: false })
     this.#socket.send(text)
-    run._become('queued')
+    if (run.cancelled) this.#stop(lane)
+    run._sent()
   }
 
   #cancel(run) {
-    const at = this.#waiting.indexOf(run)
     const lane = this.#busy().find((one) => one.run === run)
-    if (at >= 0) {
-      this.#waiting.splice(at, 1)
+    if (lane) {
+      this.#stop(lane)
+    } else if (!run.id) {
+      this.#waiting.splice(this.#waiting.indexOf(run), 1)
       run._end({ status: 'cancelled', output: [] })
-    } else if (lane) {
-      const whom = run.id ? { response_id: run.id } : {}
-      this.#socket.send(JSON.stringify({ type: 'response.cancel', stream_id: lane.name, ...whom }))
-    }
+    } // One that was interrupted is stopped when it is resumed.
   }
+
+  /** By the lane, not by the id: so the server never answers that it is too late. */
+  #stop(lane) {
+    this.#socket.send(JSON.stringify({ type: 'response.cancel', stream_id: lane.name }))
+  }
+}
+
+function createFrame({ history, ...request }, chained) {
+  const frame = { ...request, type: 'response.create' }
+  if (chained || !history) return frame
+  delete frame.previous_response_id
+  const input = typeof frame.input === 'string' ? [{ role: 'user', content: frame.input }] : frame.input
+  frame.input = [...history, ...input]
+  return frame
 }

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from blockbuster import BlockBuster, blockbuster_ctx
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
 from hub.dispatch.dispatcher import Dispatcher, Upstream
 from hub.engines.base import Engine
@@ -20,7 +20,7 @@ from hub.store.memory import MemoryStore
 from tests.running import Running, Start, WatchedEngine
 
 # A slow example says more about the machine than about hub.
-settings.register_profile("hub", deadline=None)
+settings.register_profile("hub", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("hub")
 
 

@@ -267,6 +267,95 @@ def test_readers_are_woken_for_every_append_while_they_are_subscribed(
     assert woken == expected
 
 
+# Held logs.
+
+
+releases = st.tuples(st.just("release"), st.integers(-2, 4))
+
+
+@given(
+    st.integers(0, 1000),
+    st.lists(writes, max_size=5),
+    traces(st.one_of(writes, releases), 40),
+    st.booleans(),
+    budgets,
+)
+def test_readers_of_a_held_log_see_what_was_released(
+    first: int,
+    before: list[tuple[str, int, str]],
+    steps: list[tuple[object, ...]],
+    merge: bool,
+    budget: int | None,
+) -> None:
+    """From ``hold`` on readers see, and are woken for, exactly what is released; its keeper is
+    woken for every append; the log is sealed when they see its terminal event."""
+    writer = Writer(first)
+    log = writer.log
+    woken: list[int] = []
+    kept: list[int] = []
+    for kind, part, text in before:
+        writer.delta(part, text) if kind == "delta" else writer.other()
+    log.hold(lambda: kept.append(log.next))
+    log.subscribe(lambda: woken.append(log.last))
+    reader = Reader(log)
+    seen = log.last
+    expected: list[int] = []
+    for step in [*steps, ("end",), ("release", 1000)]:
+        match step:
+            case ("delta", int(part), str(text)):
+                writer.delta(part, text)
+            case ("end",):
+                writer.other(terminal=True)
+                assert log.ended
+            case ("release", int(more)):
+                to = min(seen + more, log.next - 1)
+                log.release(to)
+                if more > 0 and to > seen:
+                    seen = to
+                    expected.append(seen)
+            case _:
+                writer.other()
+        assert log.last == seen
+        assert log.sealed is (log.ended and seen == log.next - 1)
+        while reader.read(merge=merge, budget=budget):
+            pass
+        assert reader.cursor == (seen if seen >= first else -1)
+        assert story(reader.had) == story(writer.written[: seen + 1 - first])
+    assert woken == expected
+    assert kept == [event.seq + 1 for event in writer.written[len(before) :]]
+    assert log.sealed
+
+
+def test_a_held_log_needs_no_keeper() -> None:
+    """Whoever holds a log may release it without being woken."""
+    writer = Writer()
+    writer.log.hold()
+    writer.other()
+    assert writer.log.read(-1) == []
+    writer.log.release(0)
+    assert writer.log.read(-1) == writer.written
+
+
+def test_nothing_follows_a_terminal_event_that_is_held_back() -> None:
+    """A log ends for its writer before it is sealed for its readers."""
+    writer = Writer()
+    writer.log.hold()
+    writer.other(terminal=True)
+    assert not writer.log.sealed
+    with pytest.raises(AssertionError, match="after the end of the log"):
+        writer.delta(0, "late")
+
+
+def test_what_was_not_appended_cannot_be_released() -> None:
+    """Releasing more than there is would show a later event before its time."""
+    writer = Writer(5)
+    writer.log.hold()
+    writer.other()
+    with pytest.raises(AssertionError, match="before it was appended"):
+        writer.log.release(6)
+    assert writer.log.read(-1) == []
+
+
 def test_an_event_shows_what_it_is() -> None:
     """An event in a debugger tells its number, its type and its text."""
     writer = Writer()

@@ -47,11 +47,11 @@ def compacted(items: Sequence[Json], summary: str, usage: Usage | None, now: flo
     """The answer: the user's messages among ``items``, and the summary of all of them."""
     kept = [
         {
-            "id": item.get("id") or new_id("msg"),
+            "id": item["id"] if isinstance(item.get("id"), str) else new_id("msg"),
             "type": "message",
             "status": "completed",
             "role": "user",
-            "content": item["content"],
+            "content": [_part(part) for part in item["content"]],
         }
         for item in items
         if item["type"] == "message" and item["role"] == "user"
@@ -68,3 +68,11 @@ def compacted(items: Sequence[Json], summary: str, usage: Usage | None, now: flo
         "output": [*kept, item],
         "usage": (usage or Usage()).responses(),
     }
+
+
+def _part(part: Json) -> Json:
+    """A user's part with all that the protocol requires of one in an answer."""
+    if part["type"] == "input_image":
+        detail = part.get("detail") or "auto"
+        return {"type": "input_image", "image_url": part["image_url"], "detail": detail}
+    return {"type": "input_text", "text": part["refusal" if part["type"] == "refusal" else "text"]}

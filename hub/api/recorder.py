@@ -53,7 +53,6 @@ class Recorder:
         "_completed_at",
         "_content_index",
         "_error",
-        "_finish",
         "_incomplete",
         "_item",
         "_part",
@@ -61,6 +60,7 @@ class Recorder:
         "_usage",
         "created_at",
         "dispatched",
+        "finished",
         "id",
         "log",
         "model",
@@ -90,7 +90,8 @@ class Recorder:
         self._error: HubError | None = None
         self._incomplete: str | None = None
         self._usage: Usage | None = None
-        self._finish: str | None = None
+        self.finished: str | None = None
+        """Why the model stopped, once it has told."""
         self._item: Json | None = None
         self._part: DeltaPart | None = None
         self._content_index = 0
@@ -114,7 +115,7 @@ class Recorder:
 
     def complete(self, now: float) -> None:
         """The engine has returned: end the response as its ``finish`` said."""
-        if self._finish is None and self.request.generate:
+        if self.finished is None and self.request.generate:
             self.fail(
                 HubError(
                     "upstream_incomplete_stream",
@@ -125,7 +126,7 @@ class Recorder:
         if self.request.generate and not self.output:
             # An empty answer is still an answer: clients look for an output item.
             self._open_text()
-        incomplete = FINISH[self._finish or "stop"]
+        incomplete = FINISH[self.finished or "stop"]
         self._close("incomplete" if incomplete else "completed")
         self._completed_at = int(now)
         self._incomplete = incomplete
@@ -184,7 +185,7 @@ class Recorder:
 
     def finish(self, reason: str) -> None:
         assert reason in FINISH, f"no finish reason of an engine: {reason}"
-        self._finish = reason
+        self.finished = reason
 
     # What can be seen of it.
 
@@ -201,7 +202,7 @@ class Recorder:
     @property
     def finish_reason(self) -> str:
         """Chat Completions' ``finish_reason`` for an ended response."""
-        reason = self._finish or "stop"
+        reason = self.finished or "stop"
         # Some model servers say "stop" after tool calls; clients go by the reason.
         return "tool_calls" if reason == "stop" and self._calls else reason
 
@@ -217,6 +218,8 @@ class Recorder:
         """
         if not self.output:
             return "", 0
+        if any(item["type"] != "reasoning" for item in self.output[:-1]):
+            return None
         part = self._part
         if part is None or part.type != "response.output_text.delta" or self._content_index:
             return None

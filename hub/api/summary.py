@@ -5,7 +5,6 @@ been told.
 """
 
 import base64
-import binascii
 
 import orjson
 
@@ -23,8 +22,8 @@ def content_summary(content: str) -> str:
         raise ValueError("another server's compaction")
     try:
         summary = orjson.loads(base64.urlsafe_b64decode(content.removeprefix(_PREFIX)))["summary"]
-    except (binascii.Error, orjson.JSONDecodeError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError) as error:
         raise ValueError("a damaged compaction") from error
-    if not isinstance(summary, str):
+    if not isinstance(summary, str) or summary_content(summary) != content:
         raise ValueError("a damaged compaction")
     return summary

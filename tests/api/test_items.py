@@ -1,5 +1,6 @@
 """Input items: what is accepted, and the chat messages that they become."""
 
+import base64
 from itertools import pairwise
 from typing import Any
 
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 from hub.api.items import check_call_ids, parse_input, to_messages
 from hub.api.requests import Json
 from hub.api.responses import parse_create
+from hub.api.summary import summary_content
 from hub.errors import HubError
 from tests.api.anyjson import Path, attempt, changed, paths, values
 from tests.api.speech import (
@@ -24,6 +26,8 @@ from tests.api.speech import (
     speeches,
 )
 
+SUMMARY = {"type": "compaction", "id": "cmp_1", "encrypted_content": summary_content("A cat.")}
+DAMAGED = "hub1." + base64.urlsafe_b64encode(b'{"summary":5}').decode()
 PNG = "data:image/png;base64,iVBORw0KGgo="
 
 
@@ -86,6 +90,7 @@ ITEMS = [
         ],
     },
     {"type": "reasoning", "id": "rs_1", "summary": [], "content": [], "encrypted_content": None},
+    SUMMARY,
     call("call_1"),
     output("call_1", "42"),
     call("call_2"),
@@ -105,7 +110,11 @@ def test_items_are_kept_as_they_came() -> None:
         ({}, "missing_required_parameter", ".type"),
         ({"type": 5}, "invalid_type", ".type"),
         ({"type": "web_search_call"}, "unsupported_value", ".type"),
-        ({"type": "compaction"}, "unsupported_value", ".type"),
+        ({"type": "compaction"}, "missing_required_parameter", ".encrypted_content"),
+        *(
+            ({"type": "compaction", "encrypted_content": c}, "invalid_value", ".encrypted_content")
+            for c in ("", "gAAAA", "hub1.!", "hub1.é", "hub1.e30=", "hub1.W10=", DAMAGED)
+        ),
         ({"type": "item_reference", "id": "msg_1"}, "invalid_value", ""),
         ({"type": "message"}, "missing_required_parameter", ".role"),
         ({"role": None}, "missing_required_parameter", ".role"),
@@ -205,6 +214,16 @@ def test_instructions_and_system_messages_are_one_message_at_the_front() -> None
     ]
     assert to_messages(items, None) == to_messages(items, "")
     assert to_messages(items) == [{"role": "system", "content": "Be kind.\n\nBe Be "}, *rest]
+
+
+def test_a_compaction_is_told_at_the_front() -> None:
+    assert to_messages(parse_input([{"role": "user", "content": "Hi"}, SUMMARY]), "Be brief.") == [
+        {
+            "role": "system",
+            "content": "Be brief.\n\nSummary of the conversation before this:\nA cat.",
+        },
+        {"role": "user", "content": "Hi"},
+    ]
 
 
 def test_no_instructions_no_system_message() -> None:

@@ -454,6 +454,30 @@ def test_what_was_told_never_changes(speech: list[Call], end: list[Call]) -> Non
             assert heard(event) == {**head, **event.body}
 
 
+# Going on after a crash.
+
+
+@pytest.mark.parametrize(
+    ("calls", "unfinished"),
+    [
+        ([], ("", 0)),
+        ([("text", "hi "), ("text", "there")], ("hi there", 2)),
+        ([("reasoning", "hm"), ("text", "hi")], ("hi", 1)),
+        ([("reasoning", "hm")], None),
+        ([("refusal", "No.")], None),
+        ([("refusal", "No."), ("text", "hi")], None),
+        ([("tool_call", 0, None, "f", "{")], None),
+        ([("tool_call", 0, None, "f", "{}"), ("text", "hi")], None),
+        ([("text", "hi"), ("reasoning", "hm"), ("text", "there")], None),
+        ([("text", "hi"), ("cancel",)], None),
+    ],
+)
+def test_what_an_engine_may_go_on_with(
+    calls: list[Call], unfinished: tuple[str, int] | None
+) -> None:
+    assert record(*calls).unfinished() == unfinished
+
+
 # For Chat Completions.
 
 

@@ -1,0 +1,742 @@
+"""The hub and its store through anything: readers that hop, crashes, restarts, a bad disk.
+
+In virtual time. A *disk* outlives the hubs that use it one after another. Between a hub and the
+disk stands a ``SlowStore``: its calls take a while, share a commit and may fail, as a disk's do. A
+crash takes hub, dispatcher, engine and store away in the middle of everything: what waits for its
+commit is carried out or not, and nobody learns which.
+
+What must hold (rules 1, 2, 7 and 10 of the design):
+
+- Every event of a response is the same for every reader, at any time, under any hub: so what was
+  read before a crash is what is read after it, in order and once.
+- A text is a beginning of what the model says to its prompt; all of it if it completed.
+- What was accepted in the background ends exactly once, and only as there was a reason for.
+- Who is left alone is cancelled: an unstored one at once, a stored one after the grace period, and
+  never before it.
+- At rest nothing is held, and the hub still works.
+"""
+
+import asyncio
+import tempfile
+from collections.abc import Callable, Coroutine
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
+
+import orjson
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from hub.api.prompt import with_messages
+from hub.api.recorder import TERMINAL_EVENTS
+from hub.api.requests import Json
+from hub.api.responses import parse_create
+from hub.clock import VirtualTimeLoop
+from hub.dispatch.dispatcher import Dispatcher, Upstream
+from hub.engines.sim import SimEngine
+from hub.engines.sim_model import PROFILES
+from hub.engines.sim_text import full_text
+from hub.errors import HubError
+from hub.hub import Hub
+from hub.live import Live
+from hub.log import Event
+from hub.policy import Policy
+from hub.store.base import Fenced, Idempotency, IdempotencyConflict, Statistics
+from hub.store.files import opened
+from hub.store.ledger import Ledger, LedgerStore
+from hub.store.memory import MemoryStore
+from hub.store.tables import Tables
+
+T = TypeVar("T")
+
+GRACE = 4.0
+JOBS = 2
+SPEED = 0.25
+"""Of the engine: a text of a hundred tokens takes five seconds."""
+SOON = 0.01
+PATIENCE = 300.0
+"""Seconds in which anything ends, through lapsed leases and repeated writes, or never."""
+
+MEMORY = Path("/dev/shm")
+"""Syncing is not what is tested here, and it takes most of the time on a disk."""
+
+
+# What survives.
+
+
+class Disk(Protocol):
+    """What a crash leaves behind."""
+
+    def mount(self) -> None: ...
+    def unmount(self) -> None: ...
+    def do(self, work: Callable[[Ledger], T]) -> T: ...
+    def jobs(self) -> int: ...
+
+
+class MemoryDisk(MemoryStore):
+    """A memory store that is not closed. Its leases hold beyond the death of their owner."""
+
+    def mount(self) -> None:
+        self._loop = asyncio.get_running_loop()
+
+    def unmount(self) -> None:
+        pass
+
+    def do(self, work: Callable[[Ledger], T]) -> T:
+        return self._call(work).result()
+
+    def jobs(self) -> int:
+        return self.statistics().jobs
+
+
+class SqliteDisk:
+    """The tables of the SQLite store, without its thread: that would not know of virtual time."""
+
+    def __init__(self) -> None:
+        self._directory = tempfile.TemporaryDirectory(dir=MEMORY if MEMORY.is_dir() else None)
+        self._stack = ExitStack()
+
+    def mount(self) -> None:
+        self._tables = Tables(*self._stack.enter_context(opened(Path(self._directory.name))))
+
+    def unmount(self) -> None:
+        self._stack.close()
+
+    def remove(self) -> None:
+        self.unmount()
+        self._directory.cleanup()
+
+    def do(self, work: Callable[[Ledger], T]) -> T:
+        self._tables.begin()
+        try:
+            return work(self._tables)
+        finally:
+            self._tables.commit()
+
+    def jobs(self) -> int:
+        return self._tables.totals().jobs
+
+
+class SlowStore(LedgerStore):
+    """A store for one life of a hub. Its calls take effect in order, ``latency`` after the first
+    of them was made. ``failing`` commits fail; what was asked for is done nevertheless, or not."""
+
+    place = "a test"
+
+    def __init__(self, disk: Disk) -> None:
+        super().__init__()
+        self.latency = 0.001
+        self.failing = 0
+        self.carried_out = False
+        self._disk = disk
+        self._loop = asyncio.get_running_loop()
+        self._queue: list[tuple[Callable[[Ledger], Any], asyncio.Future[Any]]] = []
+        self._dead = False
+
+    async def start(self, now: float) -> None:
+        self._disk.mount()
+
+    async def close(self) -> None:
+        self.die(carried_out=True)
+
+    def die(self, *, carried_out: bool) -> None:
+        """Answer nothing more."""
+        if carried_out:
+            for work, _ in self._queue:
+                self._run(work)
+        self._dead = True
+        self._disk.unmount()
+
+    @property
+    def lag(self) -> float:
+        return 0.0
+
+    def statistics(self) -> Statistics:
+        raise NotImplementedError
+
+    def _call(self, work: Callable[[Ledger], T]) -> asyncio.Future[T]:
+        future: asyncio.Future[T] = self._loop.create_future()
+        if not self._queue:
+            self._loop.call_later(self.latency, self._commit)
+        self._queue.append((work, future))
+        return future
+
+    def _commit(self) -> None:
+        if self._dead:
+            return
+        queue, self._queue = self._queue, []
+        fails = self.failing > 0
+        self.failing -= fails
+        for work, future in queue:
+            done = self._run(work) if self.carried_out or not fails else None
+            if fails:
+                done = HubError("store_unavailable", "as it was asked")
+            if future.done():
+                continue  # Whoever awaited it was cancelled.
+            if isinstance(done, Exception):
+                future.set_exception(done)
+                # Some failures nobody looks at; asyncio tells of them when they are collected.
+                future.exception()
+            else:
+                future.set_result(done)
+
+    def _run(self, work: Callable[[Ledger], Any]) -> object:
+        try:
+            return self._disk.do(work)
+        except (Fenced, IdempotencyConflict, HubError) as error:
+            return error
+
+
+# What is known of it.
+
+
+@dataclass(eq=False)
+class Story:
+    """One response, as its readers have seen it."""
+
+    body: Json
+    parent: "Story | None"
+    key: Idempotency
+    id: str | None = None
+    """Once it was accepted."""
+    expected: str = ""
+    wires: dict[int, bytes] = field(default_factory=dict)
+    """Its events, by number, as its first reader had them."""
+    end: int | None = None
+    live: Live | None = None
+    """If it is a foreground response of this hub."""
+    left_at: float = 0.0
+    readers: int = 0
+    stopped: bool = False
+    """Somebody asked for its end."""
+    interrupted: bool = False
+    """A hub ended while it ran."""
+    forgotten: bool = False
+    """It may be gone: unstored, deleted, or not kept when its process or the disk failed."""
+
+    @property
+    def background(self) -> bool:
+        return bool(self.body.get("background"))
+
+    @property
+    def stored(self) -> bool:
+        return bool(self.body.get("store", True))
+
+    @property
+    def parent_lost(self) -> bool:
+        return self.parent is not None and (self.parent.forgotten or self.parent.parent_lost)
+
+    def note(self, event: Event) -> None:
+        """A reader has read an event."""
+        assert self.wires.setdefault(event.seq, event.wire) == event.wire
+        if event.type in TERMINAL_EVENTS:
+            assert self.end in (None, event.seq)
+            self.end = event.seq
+        assert self.end is None or event.seq <= self.end
+
+    def failures(self) -> set[str]:
+        """The codes with which it may fail."""
+        codes = set()
+        if "error" in self.body["model"]:
+            codes.add("upstream_error")
+        if self.interrupted and "reasoning" in self.body:
+            codes.add("worker_lost")
+        if self.interrupted and self.parent_lost:
+            codes.add("previous_response_not_found")
+        return codes
+
+
+class Reader:
+    """A reader at a cursor; an *eager* one reads whenever there is more."""
+
+    def __init__(self, story: Story, cursor: int, text: str, *, eager: bool) -> None:
+        """``text`` is what it has had up to the cursor."""
+        self.story = story
+        self.cursor = cursor
+        self.text = text
+        self.eager = eager
+        self.live: Live | None = None
+        self.failures: list[BaseException] = []
+
+    def attach(self, hub: Hub, live: Live) -> None:
+        live.check_cursor(self.cursor, "starting_after")
+        hub.join(live)
+        self.story.readers += 1
+        self.live = live
+        if self.eager:
+            live.log.subscribe(self.wake)
+            self.read()
+
+    def detach(self) -> None:
+        if self.live is not None:
+            self.live.log.unsubscribe(self.wake)
+            self.story.readers -= 1
+            self.live = None
+
+    def wake(self) -> None:
+        try:
+            self.read()
+        except AssertionError as failure:
+            self.failures.append(failure)  # Not on the writer's stack.
+
+    def read(self, budget: int | None = None) -> None:
+        assert self.live is not None
+        for event in self.live.log.read(self.cursor, budget=budget):
+            assert event.seq == self.cursor + 1
+            self.cursor = event.seq
+            if event.type == "response.output_text.delta":
+                self.text += event.delta
+                assert self.story.expected.startswith(self.text)
+            self.story.note(event)
+
+
+def text_of(result: Json) -> str:
+    messages = [item for item in result["output"] if item["type"] == "message"]
+    return "".join(part["text"] for item in messages for part in item["content"])
+
+
+# The machine.
+
+
+class HubMachine(RuleBasedStateMachine):
+    """One hub after another over one disk."""
+
+    @initialize()
+    def begin(self) -> None:
+        self.runner = asyncio.Runner(loop_factory=VirtualTimeLoop)
+        self.loop = self.runner.get_loop()
+        self.loop.set_exception_handler(self.note_failure)
+        self.failures: list[BaseException] = []
+        self.stories: list[Story] = []
+        self.readers: list[Reader] = []
+        self.tasks: set[asyncio.Task[None]] = set()
+        self.troubled = False
+        self.closing = False
+        self.disk = self.new_disk()
+        self.run(self.boot())
+
+    def new_disk(self) -> Disk:
+        return MemoryDisk()
+
+    def run(self, main: Coroutine[Any, Any, None]) -> None:
+        self.runner.run(main)
+        self.loop = self.runner.get_loop()
+
+    def note_failure(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        self.failures.append(context.get("exception") or RuntimeError(context["message"]))
+
+    def spawn(self, main: Coroutine[Any, Any, None]) -> None:
+        """Have a client of this hub do something. It ends when the hub does."""
+
+        async def begin() -> None:
+            task = asyncio.create_task(main)
+            self.tasks.add(task)
+            task.add_done_callback(done)
+            await asyncio.sleep(0)
+
+        def done(task: asyncio.Task[None]) -> None:
+            self.tasks.discard(task)
+            if not task.cancelled() and (failure := task.exception()) is not None:
+                self.failures.append(failure)
+
+        self.run(begin())
+
+    async def boot(self) -> None:
+        self.store = SlowStore(self.disk)
+        await self.store.start(self.now())
+        self.engine = SimEngine(PROFILES["h100-8b"], speed=SPEED, faults=True)
+        self.dispatcher = Dispatcher([Upstream(self.engine, 2)], queue_size=2)
+        policy = Policy(grace=GRACE, jobs=JOBS, remembered=30_000, default_model="sim")
+        self.hub = Hub(self.dispatcher, self.store, policy, now=self.now)
+        self.hub.start()
+
+    def now(self) -> float:
+        return self.loop.time() + 1e9
+
+    # Clients.
+
+    @rule(
+        kind=st.sampled_from(["background", "background", "stored", "unstored"]),
+        prompt=st.integers(0, 99),
+        model=st.sampled_from(["sim", "sim", "sim", "sim", "sim+error=5", "sim+slow=3"]),
+        limit=st.sampled_from([None, None, 1, 12]),
+        thinks=st.sampled_from([False, False, False, True]),
+        parent=st.none() | st.integers(0, 3),
+        eager=st.booleans(),
+    )
+    def create(
+        self,
+        kind: str,
+        prompt: int,
+        model: str,
+        limit: int | None,
+        thinks: bool,
+        parent: int | None,
+        eager: bool,
+    ) -> None:
+        body: Json = {"model": model, "input": f"Tell me about number {prompt}."}
+        if kind == "background":
+            body["background"] = True
+        elif kind == "unstored":
+            body["store"] = False
+        if limit is not None:
+            body["max_output_tokens"] = limit
+        if thinks:
+            body["reasoning"] = {"effort": "low"}
+        chained = [story for story in self.stories if story.stored and story.id]
+        before = chained[-1 - parent] if parent is not None and parent < len(chained) else None
+        if before is not None:
+            body["previous_response_id"] = before.id
+        number = len(self.stories)
+        key = Idempotency(f"key {number}", b"%d" % number, 2e9)
+        story = Story(body, before, key, forgotten=kind == "unstored")
+        self.stories.append(story)
+        self.spawn(self.ask(story, eager=eager))
+
+    @precondition(lambda self: self.stories)
+    @rule(data=st.data())
+    def repeat(self, data: st.DataObject) -> None:
+        """Ask again with the same key: it is the same response."""
+        story = data.draw(st.sampled_from(self.stories))
+        if story.background or (story.id and not story.forgotten):
+            self.spawn(self.ask(story, eager=False))
+
+    async def ask(self, story: Story, *, eager: bool) -> None:
+        """Create a response, as the endpoint does."""
+        hub, request = self.hub, parse_create(story.body)
+        try:
+            live = await hub.repeated(story.key)
+            if live is None:
+                assert not (story.id and story.background), "it was accepted before"
+                context = await hub.context(request)
+                story.expected = full_text(with_messages(request, context).generation)
+                if request.background:
+                    live = await hub.accept(request, context, idempotency=story.key)
+                else:
+                    live = hub.submit(request, context, idempotency=story.key)
+        except HubError as refusal:
+            self.check_refusal(refusal, story)
+            return
+        assert story.id in (None, live.id)
+        story.id = live.id
+        if story.live is None and not story.background:
+            story.live = live
+            live.log.subscribe(lambda: self.check_not_too_early(story))
+            self.join(Reader(story, -1, "", eager=eager), live)
+
+    def check_refusal(self, refusal: HubError, story: Story) -> None:
+        """Refusals have a reason."""
+        match refusal.code:
+            case "store_unavailable":
+                assert self.troubled
+            case "shutting_down":
+                assert self.closing
+            case "response_not_found":
+                assert story.forgotten
+            case code:
+                assert code in ("rate_limit_exceeded", "previous_response_not_found")
+
+    def join(self, reader: Reader, live: Live) -> None:
+        self.readers.append(reader)
+        reader.attach(self.hub, live)
+
+    async def find(self, story: Story) -> Live | None:
+        assert story.id is not None
+        try:
+            return await self.hub.open(story.id)
+        except HubError as refusal:
+            self.check_refusal(refusal, story)
+            return None
+
+    def known(self, data: st.DataObject) -> Story | None:
+        """One of the newest responses that were accepted."""
+        stories = [story for story in self.stories if story.id]
+        return data.draw(st.sampled_from(stories[-6:])) if stories else None
+
+    @rule(data=st.data(), eager=st.booleans(), start=st.integers(-1, 60))
+    def resume(self, data: st.DataObject, eager: bool, start: int) -> None:
+        """Read on where somebody has stopped, or from any event."""
+        story = self.known(data)
+        if story is None:
+            return
+        reader = Reader(story, -1, "", eager=eager)
+        stopped = [other for other in self.readers if other.story is story]
+        if start >= 0 and stopped:
+            other = stopped[start % len(stopped)]
+            reader.cursor, reader.text = other.cursor, other.text
+
+        async def main() -> None:
+            live = await self.find(story)
+            if live is not None:
+                self.join(reader, live)
+
+        self.spawn(main())
+
+    @precondition(lambda self: any(reader.live for reader in self.readers))
+    @rule(data=st.data())
+    def drop(self, data: st.DataObject) -> None:
+        reader = data.draw(st.sampled_from([one for one in self.readers if one.live]))
+
+        async def main() -> None:
+            self.leave(reader)
+            await asyncio.sleep(SOON)
+            self.check_abandoned()
+
+        self.run(main())
+
+    def leave(self, reader: Reader) -> None:
+        live, story = reader.live, reader.story
+        assert live is not None
+        reader.detach()
+        story.left_at = self.now()
+        self.hub.leave(live)
+
+    @precondition(lambda self: any(reader.live for reader in self.readers))
+    @rule(data=st.data(), budget=st.sampled_from([1, 1000, None]))
+    def read(self, data: st.DataObject, budget: int | None) -> None:
+        data.draw(st.sampled_from([one for one in self.readers if one.live])).read(budget)
+
+    @rule(data=st.data())
+    def cancel(self, data: st.DataObject) -> None:
+        story = self.known(data)
+        if story is not None:
+            self.spawn(self.stop(story))
+
+    async def stop(self, story: Story) -> None:
+        live = await self.find(story)
+        if live is None:
+            return
+        story.stopped = True
+        self.hub.cancel(live)
+        async with asyncio.timeout(PATIENCE):
+            await live.until_ended()
+
+    @rule(data=st.data())
+    def delete(self, data: st.DataObject) -> None:
+        story = self.known(data)
+        if story is None or story.id is None:
+            return
+        id = story.id
+
+        async def main() -> None:
+            story.forgotten = story.stopped = True
+            try:
+                async with asyncio.timeout(PATIENCE):
+                    await self.hub.delete(id)
+            except HubError as refusal:
+                self.check_refusal(refusal, story)
+            else:
+                assert await self.find(story) is None
+
+        self.spawn(main())
+
+    @rule(data=st.data())
+    def look(self, data: st.DataObject) -> None:
+        """Read the response object as it is now."""
+        story = self.known(data)
+        if story is None or story.id is None:
+            return
+        id = story.id
+
+        async def main() -> None:
+            try:
+                async with asyncio.timeout(PATIENCE):
+                    result = orjson.loads(await self.hub.result(id))
+            except HubError as refusal:
+                self.check_refusal(refusal, story)
+            else:
+                assert story.expected.startswith(text_of(result))
+
+        self.spawn(main())
+
+    # The world.
+
+    @rule(seconds=st.sampled_from([0.0005, 0.002, 0.05, 0.3, 1.0, 2.5, 5.0, 21.0]))
+    def wait(self, seconds: float) -> None:
+        async def main() -> None:
+            await asyncio.sleep(seconds)
+            self.check_abandoned()
+
+        self.run(main())
+
+    @rule(
+        latency=st.sampled_from([0.0, 0.001, 0.02, 0.3]),
+        failing=st.sampled_from([0, 0, 1, 2, 5]),
+        carried_out=st.booleans(),
+    )
+    def trouble(self, latency: float, failing: int, carried_out: bool) -> None:
+        """The disk is slow, or fails for a while."""
+        self.store.latency = latency
+        self.store.failing = failing
+        self.store.carried_out = carried_out
+        if failing:
+            self.troubled = True
+            for story in self.stories:
+                # It may end during the trouble, and not be kept.
+                story.forgotten |= story.live is not None and not story.live.log.sealed
+
+    @rule(carried_out=st.booleans())
+    def crash(self, carried_out: bool) -> None:
+        async def main() -> None:
+            for story in self.stories:
+                story.interrupted = True
+                if story.live is not None:
+                    story.forgotten |= not story.live.log.sealed
+                    story.live = None
+            for reader in self.readers:
+                reader.detach()
+            self.store.die(carried_out=carried_out)
+            await end(asyncio.all_tasks() - {asyncio.current_task()})
+            await self.boot()
+
+        self.run(main())
+
+    @rule(drain=st.sampled_from([0.0, 1.0, 100.0]))
+    def restart(self, drain: float) -> None:
+        async def main() -> None:
+            await self.close(drain)
+            await self.boot()
+
+        self.run(main())
+
+    async def close(self, drain: float) -> None:
+        self.closing = True
+        for story in self.stories:
+            story.interrupted = True
+        async with asyncio.timeout(drain + PATIENCE):
+            await self.hub.close(drain)
+        for story in self.stories:
+            assert story.live is None or story.live.log.sealed
+            story.live = None
+        for reader in self.readers:
+            reader.detach()
+        await end(self.tasks)
+        await self.store.close()
+        await self.engine.close()
+        assert self.dispatcher.reserved == 0
+        self.closing = False
+
+    # What must hold.
+
+    @invariant()
+    def nothing_failed(self) -> None:
+        failures = [*self.failures, *(one for r in self.readers for one in r.failures)]
+        if failures:
+            raise failures[0]
+
+    def check_not_too_early(self, story: Story) -> None:
+        """Who was cancelled without being asked was alone, and long enough."""
+        live = story.live
+        if live is None or live.recorder.status != "cancelled" or story.stopped or self.closing:
+            return
+        if story.readers or self.now() < story.left_at + GRACE * story.stored - 1e-6:
+            self.failures.append(AssertionError(f"{story} was cancelled too early"))
+
+    def check_abandoned(self) -> None:
+        """Who is alone does not run on, beyond the grace period."""
+        for story in self.stories:
+            live = story.live
+            if live is not None and not story.readers and not live.recorder.ended:
+                assert self.now() < story.left_at + GRACE * story.stored + SOON
+
+    def teardown(self) -> None:
+        if not hasattr(self, "runner"):
+            return
+        try:
+            if not self.failures:
+                self.run(self.settle())
+                self.nothing_failed()
+        finally:
+            self.runner.close()
+
+    async def settle(self) -> None:
+        """Leave everything alone: it ends as it should, and nothing is left."""
+        self.store.failing, self.store.latency = 0, 0.001
+        for reader in self.readers:
+            if reader.live:
+                self.leave(reader)
+        if self.tasks:
+            await asyncio.wait(self.tasks, timeout=2 * PATIENCE)
+        assert not self.tasks
+        for story in self.stories:
+            if story.background and story.id is None:
+                # Nobody was told whether it was accepted; now it is known.
+                await self.ask(story, eager=False)
+        for story in self.stories:
+            if story.id is not None:
+                await self.check_end(story)
+        await asyncio.sleep(GRACE + SOON)
+        self.check_abandoned()
+        async with asyncio.timeout(PATIENCE):
+            while self.disk.jobs():
+                await asyncio.sleep(1)  # noqa: ASYNC110 - virtual seconds
+        # More than may run at once: so no place is taken by something that has ended.
+        for number in range(JOBS + 1):
+            body: Json = {"input": f"more {number}", "background": True, "max_output_tokens": 5}
+            live = await self.hub.accept(parse_create(body))
+            async with asyncio.timeout(PATIENCE):
+                await live.until_ended()
+            assert live.recorder.status == "incomplete"
+        assert self.hub.statistics().live == 0
+        assert self.dispatcher.reserved == 0
+        state = self.engine.statistics()
+        assert (state.running, state.waiting, state.kv_used) == (0, 0, 0)
+        await self.close(0)
+
+    async def check_end(self, story: Story) -> None:
+        live = await self.find(story)
+        if live is None or story.id is None:
+            return
+        reader = Reader(story, -1, "", eager=False)
+        async with asyncio.timeout(PATIENCE):
+            await live.until_ended()
+        reader.live = live
+        reader.read()
+        reader.live = None
+        assert live.log.sealed
+        assert story.end == reader.cursor
+        if story.stored and not story.forgotten:
+            result = orjson.loads(await self.hub.result(story.id))
+            assert text_of(result) == reader.text
+            assert result["status"] == live.recorder.status
+        match live.recorder.status:
+            case "completed" | "incomplete":
+                assert reader.text == story.expected
+            case "cancelled":
+                assert story.stopped or not story.background
+            case status:
+                assert status == "failed"
+                assert live.recorder.error is not None
+                assert live.recorder.error.code in story.failures()
+
+
+async def end(tasks: set[Any]) -> None:
+    """Cancel tasks and wait until they are done."""
+    tasks = {*tasks}
+    for task in tasks:
+        task.cancel()
+    if tasks:
+        await asyncio.wait(tasks)
+
+
+class SqliteHubMachine(HubMachine):
+    """The same over the files of the SQLite store: no lease outlives its process."""
+
+    def new_disk(self) -> Disk:
+        return SqliteDisk()
+
+    def teardown(self) -> None:
+        try:
+            super().teardown()
+        finally:
+            if hasattr(self, "disk") and isinstance(self.disk, SqliteDisk):
+                self.disk.remove()
+
+
+TestHub = HubMachine.TestCase
+TestHub.settings = settings(deadline=None, max_examples=100, stateful_step_count=40)
+
+TestHubOverSqlite = SqliteHubMachine.TestCase
+TestHubOverSqlite.settings = settings(deadline=None, max_examples=25, stateful_step_count=30)
