@@ -40,7 +40,8 @@ class Archive:
         self._bound = remembered
         self._revive = revive
         self._live: dict[str, Live] = {}
-        self._ended: OrderedDict[str, Live] = OrderedDict()
+        self._ended: OrderedDict[str, tuple[Live, int]] = OrderedDict()
+        """What has ended, and what it weighs."""
         self._ended_bytes = 0
         self._keys: dict[tuple[str, str], tuple[bytes, Live]] = {}
         """The idempotency keys of foreground responses that live; the store has the others."""
@@ -77,8 +78,9 @@ class Archive:
             live.key = None
         if not live.recorder.request.store or live.id in self._ended:
             return
-        self._ended[live.id] = live
-        self._ended_bytes += live.log.size
+        size = live.weigh()
+        self._ended[live.id] = live, size
+        self._ended_bytes += size
         while self._ended_bytes > self._bound and len(self._ended) > 1:
             self._drop(next(iter(self._ended)))
 
@@ -88,9 +90,8 @@ class Archive:
         self._drop(id)
 
     def _drop(self, id: str) -> None:
-        live = self._ended.pop(id, None)
-        if live is not None:
-            self._ended_bytes -= live.log.size
+        if id in self._ended:
+            self._ended_bytes -= self._ended.pop(id)[1]
 
     # Finding.
 
@@ -99,7 +100,7 @@ class Archive:
         live = self._live.get(id)
         if live is None and id in self._ended:
             self._ended.move_to_end(id)
-            live = self._ended[id]
+            live, _ = self._ended[id]
         return live if live is not None and live.tenant == tenant else None
 
     async def open(self, id: str, tenant: str) -> Live:

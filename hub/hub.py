@@ -100,7 +100,7 @@ class Hub:
         its beginning; it already holds ``response.created``. Call ``join`` before reading, and
         ``leave`` after it. With the ``idempotency`` key of one that lives, it is that one.
         """
-        known = idempotency and self._archive.known(idempotency, tenant)
+        known = None if idempotency is None else self._archive.known(idempotency, tenant)
         if known is not None:
             return known
         live = self._new(request, context, tenant)
@@ -332,6 +332,8 @@ class Hub:
     def join(self, live: Live) -> None:
         """A reader begins to read."""
         live.readers += 1
+        if live.ends_alone is not None:
+            live.ends_alone.cancel()
 
     def leave(self, live: Live) -> None:
         """A reader has stopped reading, at the end or before it. See the top of this file."""
@@ -339,12 +341,9 @@ class Hub:
         if live.readers or live.background or live.recorder.ended:
             return
         if live.recorder.request.store and not self._closing:
-            asyncio.get_running_loop().call_later(self.policy.grace, self._abandon, live)
+            loop = asyncio.get_running_loop()
+            live.ends_alone = loop.call_later(self.policy.grace, self.dispatcher.cancel, live)
         else:
-            self.dispatcher.cancel(live)
-
-    def _abandon(self, live: Live) -> None:
-        if not live.readers:
             self.dispatcher.cancel(live)
 
     def _watch(self, live: Live) -> None:
@@ -390,6 +389,7 @@ class Hub:
         for live in jobs:
             await live.until_kept()
             await self._jobs.release(live.id)
+            self._archive.forget(live.id)
 
     def statistics(self) -> Statistics:
         return Statistics(

@@ -103,14 +103,15 @@ class JobJournal:
         self._busy = False
         self._scheduled: asyncio.Handle | None = None
         self._last = -GAP
-        self._fenced = False
+        self.fenced = False
+        """Another owns it, or it was deleted: nothing more is written."""
         self._may_be_kept = False
         """Its end was written, and the store said that this failed."""
 
     def open(self, attempt: int) -> None:
         """Begin to write, as the owner that ``attempt`` stands for."""
         self._attempt = attempt
-        self._fenced = False
+        self.fenced = False
         # It was claimed, so its end is not in the store.
         self._may_be_kept = False
         self._log.hold(self._grew)
@@ -120,6 +121,11 @@ class JobJournal:
 
     def _grew(self) -> None:
         """The log has an event more. Plain and cheap: runs for every token."""
+        if self.fenced:
+            if self._log.ended:
+                # It is not ours to keep any more, but who reads it here must hear of its end.
+                self._log.release(self._log.next - 1)
+            return
         if self._scheduled is None and not self._busy:
             due = self._last + GAP
             if self._loop.time() >= due:
@@ -130,7 +136,7 @@ class JobJournal:
 
     def _write(self) -> None:
         self._scheduled = None
-        if self._busy or self._fenced:
+        if self._busy or self.fenced:
             return
         segment, self._unwritten = self._unwritten, None
         retried = segment is not None
@@ -183,8 +189,9 @@ class JobJournal:
             self._unwritten = segment
             self._grew()
         elif isinstance(error, Fenced):
-            self._fenced = True
+            self.fenced = True
             self._unwritten = segment
+            self._log.wake()
             self._on_fenced()
         elif isinstance(error, HubError):
             logger.warning("%s waits for the store: %s", self._transcript.recorder.id, error)

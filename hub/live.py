@@ -5,6 +5,8 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
 
+import orjson
+
 from hub.api.recorder import Recorder
 from hub.api.requests import Generation, Json
 from hub.api.transcript import Transcript
@@ -41,6 +43,8 @@ class Live:
         self.key: str | None = None
         """The idempotency key of its request, while it lives."""
         self.readers = 0
+        self.ends_alone: asyncio.TimerHandle | None = None
+        """Ends it when its grace is over, unless a reader comes back."""
         self.handed_over = False
         """It stops here without an end: another process goes on with it."""
         self._context = context
@@ -80,6 +84,10 @@ class Live:
     def history(self) -> list[Json]:
         """The items of the whole chain up to and with this response's output."""
         return [*self.input(), *self.recorder.output]
+
+    def weigh(self) -> int:
+        """About how many bytes it holds: its log, and what the model was given."""
+        return self.log.size + len(orjson.dumps(self.input()))
 
     def go_on(self) -> bool:
         """Prepare to go on where an earlier attempt has stopped.
@@ -133,9 +141,11 @@ class Live:
                 await self._until(lambda: bool(self.recorder.output) or self.log.sealed)
 
     async def until_kept(self) -> None:
-        """Wait until readers may see all that was written so far."""
-        last = self.log.next - 1
-        await self._until(lambda: self.log.last >= last)
+        """Wait until readers may see all that was written so far, or never will from here."""
+        last, journal = self.log.next - 1, self.journal
+        await self._until(
+            lambda: self.log.last >= last or (isinstance(journal, JobJournal) and journal.fenced)
+        )
 
     async def _until(self, holds: Callable[[], bool]) -> None:
         if holds():

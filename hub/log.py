@@ -145,6 +145,10 @@ class ResponseLog:
     def _show(self, visible: int) -> None:
         self._visible = visible
         self.sealed = self.ended and visible == len(self._events)
+        self.wake()
+
+    def wake(self) -> None:
+        """Wake the readers. They may find nothing new: something else has changed."""
         for wake in self._readers:
             wake()
 

@@ -7,6 +7,7 @@ const PROGRESS = {
   waiting: 'Waiting to be sent',
   queued: 'Waiting in the queue',
   running: 'Waiting for the first token',
+  resuming: 'Interrupted. Goes on when hub can be reached.',
 }
 const ENDINGS = {
   cancelled: 'Stopped.',
@@ -20,13 +21,12 @@ const REASONS = {
 
 export class AnswerView {
   /**
-   * @param {object} answer shown as it is now; from here on `push` and `update` tell what is new
-   * @param {{retry: () => void, run: () => (import('./hub.js').Run|undefined)}} on
+   * @param {object} answer shown as it is now; from here on `push`, `update` and `reset` tell what is new
+   * @param {{retry: () => void, run: () => (import('./hub.js').Run|undefined), timings: () => object}} on
    */
   constructor(answer, on) {
     this.answer = answer
     this.on = on
-    this.pending = { text: '', reasoning: '' }
     this.draw = () => this.#draw()
     this.body = el('div', { className: 'text' })
     this.thought = el('div', { className: 'text' })
@@ -42,9 +42,11 @@ export class AnswerView {
       ['rate', 'Speed', 'Output tokens per second, from the first to the last'],
       ['total', 'Total', 'From sending to the end of the answer'],
       ['tokens', 'Tokens', 'Output tokens'],
+      ['resumed', 'Interruption', 'Part of it was read after an interruption, all at once: so it has no speed'],
     ]) {
       this.values[name] = el('dd', {}, '–')
-      const term = el('dt', { className: name === 'rate' ? 'unseen' : '' }, label) // its unit says it
+      const plain = name === 'rate' || name === 'resumed' // the value says it
+      const term = el('dt', { className: plain ? 'unseen' : '' }, label)
       this.metrics.append(el('div', { title, className: name }, term, this.values[name]))
     }
     this.copy = button('Copy answer', 'copy', () => copy(answer.text, this.copy), { quiet: true, className: 'ghost' })
@@ -53,9 +55,16 @@ export class AnswerView {
     const actions = el('span', { className: 'actions' }, this.copy, this.retry)
     this.footer = el('footer', {}, this.metrics, this.model, actions)
     this.element = el('div', { className: 'answer' }, this.reasoning, this.body, this.progress, this.note, this.footer)
+    this.reset()
+  }
+
+  /** The answer is another one. */
+  reset() {
+    const { text, reasoning } = this.answer
+    for (const part of [this.body, this.thought]) part.replaceChildren()
     this.views = { text: new TextView(this.body, codeBlock), reasoning: new TextView(this.thought, codeBlock) }
-    this.pending.text = answer.text
-    this.pending.reasoning = answer.reasoning
+    this.pending = { text, reasoning }
+    this.note.hidden = true
     this.#draw()
   }
 
@@ -80,16 +89,22 @@ export class AnswerView {
     }
     const run = this.on.run()
     this.#reasoning(live)
-    this.progress.hidden = !live || Boolean(answer.text || answer.reasoning)
-    this.progress.firstChild.textContent = run?.cancelled ? 'Stopping' : (PROGRESS[run?.state] ?? '')
+    const resuming = run?.state === 'resuming'
+    this.progress.hidden = !live || (Boolean(answer.text || answer.reasoning) && !resuming)
+    this.progress.firstChild.textContent = this.#progress(run)
     this.element.dataset.status = answer.status
-    this.body.classList.toggle('streaming', live && Boolean(answer.text))
-    this.#metrics(live && run ? run.timings : answer.timings)
+    this.body.classList.toggle('streaming', live && Boolean(answer.text) && !resuming)
+    this.#metrics(live && run ? this.on.timings() : answer.timings)
     this.model.textContent = answer.model ?? ''
     this.copy.hidden = live || !answer.text
     this.#note(live)
     this.retry.hidden = live || Boolean(this.note.querySelector('button'))
     this.footer.hidden = this.metrics.hidden && this.retry.hidden
+  }
+
+  #progress(run) {
+    if (!run) return 'Waiting in another tab'
+    return run.cancelled ? 'Stopping' : (PROGRESS[run.state] ?? '')
   }
 
   #reasoning(live) {
@@ -101,12 +116,14 @@ export class AnswerView {
   }
 
   #metrics(timings) {
-    this.metrics.hidden = !timings || (timings.ttft === null && this.answer.status !== 'live')
+    this.metrics.hidden = !timings || (timings.tokens === null && this.answer.status !== 'live')
     if (!timings) return
     this.values.ttft.textContent = milliseconds(timings.ttft)
     this.values.rate.textContent = timings.tokensPerSecond === null ? '–' : `${number(timings.tokensPerSecond)} tok/s`
     this.values.total.textContent = milliseconds(timings.total)
     this.values.tokens.textContent = number(timings.tokens, 0)
+    this.values.resumed.textContent = 'resumed'
+    this.values.resumed.parentElement.hidden = !timings.resumed
   }
 
   /** What went wrong, in the answer's place. */

@@ -28,6 +28,7 @@ const app = {
   retry: (chat) => talks.retry(chat),
   stop: (chat) => talks.stop(chat),
   run: (chat) => talks.run(chat),
+  timings: (chat) => talks.timings(chat),
   watch: (answer, view) => talks.watch(answer, view),
   duo,
   split,
@@ -127,8 +128,9 @@ function step(by) {
 function changed(chat, turn, what) {
   const pane = paneOf(chat)
   if (what === 'started') pane?.started(turn)
+  else if (what === 'replaced') pane?.show(chat)
   else pane?.refresh()
-  if (what === 'ended') {
+  if (what === 'ended' && chats.list.includes(chat)) {
     if (pane !== active || document.hidden) unread.add(chat)
     announce(`${ENDS[turn.answer.status] ?? 'Answer ended'}: ${chat.title}`)
   }
@@ -188,18 +190,22 @@ function makeRow(chat) {
 let undoTimer
 function remove(chat) {
   const at = chats.list.indexOf(chat)
-  talks.stop(chat)
-  chats.remove(chat)
-  unread.delete(chat)
-  paneOf(chat)?.show(chats.blank(chat.model))
-  arrange()
-  seen()
+  talks.remove(chat)
+  gone(chat)
   const neighbours = $('list').querySelectorAll('.chat')
   ;(neighbours[Math.min(at, neighbours.length - 1)] ?? $('new')).focus()
   toast(`Deleted “${chat.title}”`, () => {
     chats.restore(chat)
     open(chat)
   })
+}
+
+/** A chat was deleted, here or in another tab. */
+function gone(chat) {
+  unread.delete(chat)
+  paneOf(chat)?.show(chats.blank(chat.model))
+  arrange()
+  seen()
 }
 
 function toast(text, undo) {
@@ -350,9 +356,17 @@ document.addEventListener('visibilitychange', () => {
   if (document.hidden) talks.saveLive()
   else seen()
 })
-addEventListener('pagehide', () => talks.saveLive())
+addEventListener('pagehide', () => talks.saveLive({ leaving: true }))
+// A page that comes back as it was has missed what other tabs did.
+addEventListener('pageshow', ({ persisted }) => persisted && location.reload())
+addEventListener('storage', ({ key }) => {
+  const { chat, deleted } = chats.written(key)
+  if (deleted) gone(chat)
+  else if (chat) talks.follow(chat)
+})
 setInterval(tick, 1000)
 
 restorePanes()
+talks.begin()
 connectionChanged()
 active.focus()

@@ -3,8 +3,12 @@
  * do not overwrite each other's. Bounded: the oldest go when there are too many or no room is left.
  *
  * A chat is `{id, hue, title, updated, model, turns}`; a turn is `{prompt, answer}`; an answer is
- * `{text, reasoning, status, reason, error, timings, model, responseId}` with status `live`, `completed`,
- * `incomplete`, `cancelled`, `failed` or `interrupted`.
+ * `{id, text, reasoning, status, reason, error, timings, model, responseId}` with status `live`,
+ * `completed`, `incomplete`, `cancelled`, `failed` or `interrupted`. Only the last turn's can be live.
+ *
+ * The text of a live answer is kept to be looked at, never to be gone on from: whoever reads the
+ * response takes its text from the server's log, from the first event on. So it does not matter
+ * when it was written, or by which tab.
  */
 
 const PREFIX = 'hub.chat.'
@@ -12,19 +16,25 @@ const LIMIT = 60
 const TITLE_LENGTH = 80
 /** The colours by which chats are told apart; style.css has them. */
 const HUES = 6
+/** Which of two tabs' versions of an answer is the truer one: the server's end beats any other. */
+const RANK = { live: 0, interrupted: 1, failed: 1, incomplete: 2, cancelled: 2, completed: 2 }
 
 export class Chats {
   /** Newest first. */
   list = []
   #storage
   #made = 0
+  #unsaved = new WeakSet() // chats of which the storage has an older version: there was no room
 
   /** @param {Storage} storage */
   constructor(storage = localStorage) {
     this.#storage = storage
     for (const key of this.#keys()) {
       const chat = read(storage, key)
-      if (chat) this.list.push(chat)
+      if (!chat) continue
+      this.list.push(chat)
+      // Without an id there is nothing to resume.
+      for (const { answer } of chat.turns) if (isLost(answer)) answer.status = 'interrupted'
     }
     this.#sort()
     this.#made = this.list.length
@@ -36,14 +46,12 @@ export class Chats {
 
   /** A new chat, in the list and in the storage from its first prompt on. */
   blank(model = '') {
-    const bytes = crypto.getRandomValues(new Uint8Array(8))
-    const id = Array.from(bytes, (byte) => byte.toString(16).padStart(2, '0')).join('')
-    return { id, hue: this.#made++ % HUES, title: '', updated: 0, model, turns: [] }
+    return { id: randomId(), hue: this.#made++ % HUES, title: '', updated: 0, model, turns: [] }
   }
 
   /** Adds a turn; the chat comes first. */
   ask(chat, prompt) {
-    const turn = { prompt, answer: null }
+    const turn = { prompt, answer: blankAnswer() }
     chat.turns.push(turn)
     chat.title ||= title(prompt)
     chat.updated = Date.now()
@@ -63,13 +71,58 @@ export class Chats {
     for (;;) {
       try {
         this.#storage.setItem(PREFIX + chat.id, text)
+        this.#unsaved.delete(chat)
         return true
       } catch {
         const oldest = this.list.findLast((one) => one !== chat && !isLive(one))
-        if (!oldest) return false
+        if (!oldest) {
+          this.#unsaved.add(chat)
+          return false
+        }
         this.remove(oldest)
       }
     }
+  }
+
+  /**
+   * Takes over what other tabs have made of a chat; before a change, so that none of theirs is lost.
+   * @param {?object} own an answer of which only this tab can tell
+   * @returns {object[]} the answers that are others now
+   */
+  sync(chat, own = null) {
+    const kept = this.list.includes(chat) && !this.#unsaved.has(chat)
+    const theirs = kept && read(this.#storage, PREFIX + chat.id)
+    if (!theirs) return []
+    const changed = []
+    const known = new Map(chat.turns.map((turn) => [turn.answer.id, turn]))
+    theirs.turns = theirs.turns.map((turn) => {
+      const mine = known.get(turn.answer.id)
+      if (mine && mine.answer !== own && isTruer(turn.answer, mine.answer)) {
+        Object.assign(mine.answer, turn.answer)
+        changed.push(mine.answer)
+      }
+      return mine ?? turn
+    })
+    Object.assign(chat, theirs)
+    this.#sort()
+    return changed
+  }
+
+  /**
+   * Another tab has written to the storage.
+   * @param {string} key of the storage
+   * @returns {{chat: ?object, deleted: boolean}} the chat that it is about
+   */
+  written(key) {
+    const id = key?.startsWith(PREFIX) ? key.slice(PREFIX.length) : null
+    const known = this.get(id)
+    const theirs = id && read(this.#storage, key)
+    if (known && !theirs) this.remove(known)
+    if (theirs && !known) {
+      this.list.push(theirs)
+      this.#sort()
+    }
+    return { chat: known ?? theirs, deleted: Boolean(known && !theirs) }
   }
 
   remove(chat) {
@@ -105,6 +158,11 @@ export function isLive(chat) {
   return chat.turns.at(-1)?.answer?.status === 'live'
 }
 
+export function blankAnswer() {
+  const answer = { id: randomId(), text: '', reasoning: '', status: 'live', reason: null, error: null }
+  return { ...answer, timings: null, model: null, responseId: null }
+}
+
 /** The conversation before a turn, as input items. A turn that got no answer is left out. */
 export function history(chat, turn) {
   return chat.turns
@@ -120,7 +178,22 @@ export function history(chat, turn) {
 export function parent(chat, turn) {
   const before = chat.turns.slice(0, chat.turns.indexOf(turn)).filter(({ answer }) => answer?.text)
   const last = before.at(-1)?.answer
-  return last?.status === 'completed' ? last.responseId : null
+  return RANK[last?.status] === 2 ? last.responseId : null
+}
+
+function isLost(answer) {
+  return answer.status === 'live' && !answer.responseId
+}
+
+function isTruer(theirs, mine) {
+  if (JSON.stringify(theirs) === JSON.stringify(mine)) return false
+  return theirs.responseId !== mine.responseId ? !mine.responseId : RANK[theirs.status] >= RANK[mine.status]
+}
+
+/** Not crypto.randomUUID: a hub in the local network has no https. */
+function randomId() {
+  const bytes = crypto.getRandomValues(new Uint8Array(8))
+  return Array.from(bytes, (byte) => byte.toString(16).padStart(2, '0')).join('')
 }
 
 function title(prompt) {
@@ -133,8 +206,7 @@ function title(prompt) {
 function read(storage, key) {
   try {
     const chat = JSON.parse(storage.getItem(key))
-    const answers = chat.turns.map(({ answer }) => answer)
-    for (const answer of answers) if (answer.status === 'live') answer.status = 'interrupted'
+    chat.turns.forEach(({ answer }, i) => (answer.id ??= String(i)))
     return chat.id && typeof chat.title === 'string' ? chat : null
   } catch {
     return null // not ours, or of another version

@@ -24,6 +24,7 @@
  */
 
 const TERMINAL = new Set(['response.completed', 'response.failed', 'response.incomplete'])
+const NOT_RUNNING = new Set([...TERMINAL, 'response.created', 'response.queued'])
 const DELTAS = {
   'response.output_text.delta': 'text',
   'response.refusal.delta': 'text',
@@ -163,7 +164,7 @@ export class Run {
     const behind = event.sequence_number - this.sequenceNumber
     this.sequenceNumber = event.sequence_number
     if (event.response) Object.assign(this, { id: event.response.id, model: event.response.model })
-    if (!this.#running && event.type !== 'response.created' && event.type !== 'response.queued') {
+    if (!this.#running && !NOT_RUNNING.has(event.type)) {
       this.#running = true
       this._become('running')
     }

@@ -16,8 +16,8 @@ export class Pane {
   #last = null // the AnswerView of the last turn
 
   /**
-   * @param {object} app what a pane may ask for: `ask`, `retry`, `stop`, `run`, `watch`, `duo`,
-   *   `split`, `close`, `activate`, `chooseModel`
+   * @param {object} app what a pane may ask for: `ask`, `retry`, `stop`, `run`, `timings`, `watch`,
+   *   `duo`, `split`, `close`, `activate`, `chooseModel`
    */
   constructor(app) {
     this.app = app
@@ -125,13 +125,12 @@ export class Pane {
     const { text } = this.#part
     const prompt = text.value.trim()
     if (!prompt) return
-    if (isLive(this.chat)) {
+    if (!this.app.ask(this.chat, prompt)) {
       announce('This chat is still answering. Escape stops it.')
       return
     }
     text.value = ''
     this.#fit()
-    this.app.ask(this.chat, prompt)
   }
 
   #turn(turn) {
@@ -139,6 +138,7 @@ export class Pane {
     const view = new AnswerView(turn.answer, {
       retry: () => this.app.retry(chat),
       run: () => this.app.run(chat),
+      timings: () => this.app.timings(chat),
     })
     this.app.watch(turn.answer, view)
     this.#last = view

@@ -300,7 +300,7 @@ def test_readers_of_a_held_log_see_what_was_released(
     reader = Reader(log)
     seen = log.last
     expected: list[int] = []
-    for step in [*steps, ("end",), ("release", 1000)]:
+    for step in [*steps, ("end",), ("release", 1), ("release", 1000)]:
         match step:
             case ("delta", int(part), str(text)):
                 writer.delta(part, text)

@@ -38,6 +38,11 @@ def check_response(response: Any) -> None:
     _validator("ResponseResource").validate(response)
 
 
+def check_compaction(resource: Any) -> None:
+    """Raise if it is no answer to a compaction."""
+    _validator("CompactResource").validate(resource)
+
+
 def check_event(event: Any) -> None:
     """Raise if it is no event of the protocol."""
     _validator(EVENTS[event["type"]]).validate(event)

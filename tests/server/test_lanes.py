@@ -20,7 +20,9 @@ from hub.server.lanes import (
     Ignore,
     LaneError,
     Lanes,
+    Resume,
     Steer,
+    Turn,
     decode,
 )
 
@@ -35,7 +37,14 @@ json_values = st.recursive(
     max_leaves=12,
 )
 kinds = st.sampled_from(
-    ["response.create", "response.cancel", "response.steer", "response.processed", "response"]
+    [
+        "response.create",
+        "response.resume",
+        "response.cancel",
+        "response.steer",
+        "response.processed",
+        "response",
+    ]
 )
 messages = st.fixed_dictionaries(
     {},
@@ -43,6 +52,7 @@ messages = st.fixed_dictionaries(
         "type": kinds | json_values,
         "stream_id": st.sampled_from(["a", "lane-1", "", "ä", "a b", "x" * 257]) | json_values,
         "response_id": json_values,
+        "starting_after": json_values,
         "previous_response_id": json_values,
         "input": json_values,
     },
@@ -98,6 +108,7 @@ def test_any_json_is_a_command_or_an_error(data: bytes) -> None:
 @example(nested(b'"response.steer"', 1000))
 @example(nested(b'"response.steer"', 1000, b"previous_response_id"))
 @example(nested(b'"response.cancel"', 1000, b"response_id"))
+@example(nested(b'"response.resume"', 1000, b"response_id"))
 @example(nested(b'"response.create"', 1000, b"stream_id"))
 @example(nested(b'"response.create"', 100_000))
 def test_any_message_is_a_command_or_an_error(data: bytes) -> None:
@@ -126,6 +137,19 @@ def test_a_create_keeps_its_lane_its_body_and_its_size(
 @pytest.mark.parametrize(
     ("message", "command"),
     [
+        (
+            {"type": "response.resume", "response_id": "resp_1"},
+            Resume(None, "resp_1", -1, 49),
+        ),
+        (
+            {
+                "type": "response.resume",
+                "response_id": "resp_1",
+                "starting_after": 7,
+                "stream_id": "a",
+            },
+            Resume("a", "resp_1", 7, 84),
+        ),
         ({"type": "response.cancel"}, Cancel(None, None)),
         ({"type": "response.cancel", "stream_id": "a"}, Cancel("a", None)),
         ({"type": "response.cancel", "response_id": "resp_1"}, Cancel(None, "resp_1")),
@@ -158,6 +182,25 @@ def test_commands(message: dict[str, Any], command: Command) -> None:
         (b'{"type":"response.create","stream_id":"a\\n"}', "invalid_stream_id", "stream_id", None),
         (b'{"type":"response.cancel","response_id":1}', "invalid_type", "response_id", None),
         (nested(b'"response.steer"', 65), "invalid_value", None, None),
+        (
+            b'{"type":"response.resume","stream_id":"a"}',
+            "missing_required_parameter",
+            "response_id",
+            "a",
+        ),
+        (b'{"type":"response.resume","response_id":[]}', "invalid_type", "response_id", None),
+        (
+            b'{"type":"response.resume","response_id":"r","starting_after":-2,"stream_id":"a"}',
+            "invalid_value",
+            "starting_after",
+            "a",
+        ),
+        (
+            b'{"type":"response.resume","response_id":"r","starting_after":true}',
+            "invalid_type",
+            "starting_after",
+            None,
+        ),
     ],
 )
 def test_errors_name_the_code_the_field_and_the_lane(
@@ -179,7 +222,7 @@ def create(lane: str | None, size: int = 1) -> Create:
     return Create(lane, {}, size)
 
 
-def refused(lanes: Lanes, one: Create) -> str:
+def refused(lanes: Lanes, one: Turn) -> str:
     """The code with which a create is refused, on its own lane."""
     with pytest.raises(LaneError) as caught:
         lanes.add(one)
@@ -188,7 +231,7 @@ def refused(lanes: Lanes, one: Create) -> str:
 
 
 class LanesMachine(RuleBasedStateMachine):
-    """One connection with small bounds, any creates and ends."""
+    """One connection with small bounds, any creates, resumes and ends."""
 
     max_lanes, max_active, max_waiting, max_waiting_bytes = 4, 3, 5, 40
 
@@ -201,19 +244,19 @@ class LanesMachine(RuleBasedStateMachine):
             max_waiting_bytes=self.max_waiting_bytes,
         )
         self.named: set[str] = set()
-        self.waiting: list[Create] = []
-        self.running: dict[str | None, Create] = {}
-        self.accepted: list[Create] = []
-        self.started: list[Create] = []
+        self.waiting: list[Turn] = []
+        self.running: dict[str | None, Turn] = {}
+        self.accepted: list[Turn] = []
+        self.started: list[Turn] = []
 
-    def start(self, create: Create) -> None:
-        assert create.lane not in self.running, "two responses at a time on a lane"
-        self.running[create.lane] = create
-        self.started.append(create)
+    def start(self, turn: Turn) -> None:
+        assert turn.lane not in self.running, "two responses at a time on a lane"
+        self.running[turn.lane] = turn
+        self.started.append(turn)
 
-    @rule(lane=st.sampled_from([None, *NAMES]), size=st.integers(1, 20))
-    def add(self, lane: str | None, size: int) -> None:
-        one = create(lane, size)
+    @rule(lane=st.sampled_from([None, *NAMES]), size=st.integers(1, 20), resume=st.booleans())
+    def add(self, lane: str | None, size: int, resume: bool) -> None:
+        one: Turn = Resume(lane, "resp", -1, size) if resume else create(lane, size)
         if lane is not None and lane not in self.named:
             if len(self.named) == self.max_lanes:
                 assert refused(self.lanes, one) == "websocket_stream_limit_reached"
