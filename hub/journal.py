@@ -136,8 +136,8 @@ class JobJournal:
 
     def _write(self) -> None:
         self._scheduled = None
-        if self._busy or self.fenced:
-            return
+        assert not self._busy, "the next write waits for the one before"
+        assert not self.fenced, "what is fenced is not written"
         segment, self._unwritten = self._unwritten, None
         retried = segment is not None
         if segment is None:
@@ -154,10 +154,9 @@ class JobJournal:
                 segment=segment,
                 deliveries=self._deliveries(),
             )
-        elif segment is not None:
-            future = self._store.append(recorder.id, self._attempt, segment)
         else:
-            return
+            assert segment is not None, "it is written when it has grown"
+            future = self._store.append(recorder.id, self._attempt, segment)
         self._busy = True
         self._last = self._loop.time()
         last = segment.last if segment is not None else self._log.next - 1

@@ -493,6 +493,25 @@ async def test_each_claim_can_be_fenced_once() -> None:
 
 
 @virtual
+async def test_who_reads_a_fenced_job_hears_of_its_end() -> None:
+    """What is not ours to keep any more can still end here: its readers are woken at the fence and
+    see the end, and nothing is written."""
+    job = await Job().start()
+    await job.claim()
+    woken: list[bool] = []
+    job.log.subscribe(lambda: woken.append(job.log.sealed))
+    job.transcript.started()
+    await turn()
+    job.settle()
+    await turn()
+    assert (woken, job.journal.fenced) == ([False], True)
+    job.transcript.cancel()
+    assert (woken, job.log.sealed) == ([False, True], True)
+    await asyncio.sleep(1.0)
+    assert (len(job.store.writes), job.kept) == (1, 0)
+
+
+@virtual
 async def test_a_write_that_a_new_claim_has_overtaken_is_repeated_under_it() -> None:
     """Cancelled before it was claimed, a job is ended as nobody's; the claim that was under way
     fences that off, and the claimer ends it."""

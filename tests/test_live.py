@@ -76,6 +76,8 @@ def test_the_chain_goes_on_with_its_output() -> None:
     assert live.input() == [PARENT, hi]
     assert live.history() == [PARENT, hi, *live.recorder.output]
     assert live.recorder.output[0]["content"][0]["text"] == "Hello"
+    heavy = new((PARENT,), input="x" * 5000)
+    assert live.log.size < live.weigh() < heavy.weigh() - 4000
 
 
 @given(st.integers(-3, 9), st.integers(0, 5), st.booleans())

@@ -17,7 +17,9 @@ from hub.hub import Hub
 from hub.server import http, stored
 from hub.server.websocket import Connection
 
-logger = logging.getLogger("hub.server")
+_frames = logging.getLogger("hub.server.frames")
+"""What the WebSocket library has to say; at "info" that is a line per closed connection."""
+_frames.setLevel(logging.WARNING)
 
 PING_INTERVAL = 20.0
 """Seconds between pings; a peer that has sent nothing since the last one is given up."""
@@ -153,7 +155,7 @@ class Server:
         if transport is None:
             raise ConnectionResetError("the client went away")
         # A second one, since the parser of the first still waits for the handshake's bytes.
-        protocol = ServerProtocol(state=OPEN, max_size=self._max_message, logger=logger)
+        protocol = ServerProtocol(state=OPEN, max_size=self._max_message, logger=_frames)
         connection = Connection(self._hub, protocol, on_lost=self._lost)
         transport.write(answer.serialize())
         connection.connection_made(transport)

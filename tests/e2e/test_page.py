@@ -357,6 +357,7 @@ async def test_what_one_tab_stops_retries_and_deletes_the_other_follows(open_tab
         await tab.ended()
         await expect(tab.page.locator(".turn")).to_have_count(1)
         assert await tab.shown() == squeezed(said(LONG))
+    await one.page.bring_to_front()
     await one.page.locator("#list li").hover()
     await one.page.locator("#list li .ghost").click()
     for tab in (one, two):

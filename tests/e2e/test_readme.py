@@ -13,13 +13,13 @@ from tests.e2e.process import command
 README = (Path(__file__).parent.parent.parent / "README.md").read_text()
 EXAMPLES = [
     *re.findall(r"^```(python)\n(.*?)^```", README, re.MULTILINE | re.DOTALL),
-    *re.findall(r"^```(sh)\n(curl .*?)^```", README, re.MULTILINE | re.DOTALL),
+    *re.findall(r"^```(sh)\n((?:id=\$\()?curl .*?)^```", README, re.MULTILINE | re.DOTALL),
 ]
 RUN = {"python": (sys.executable, "-c"), "sh": ("sh", "-euc")}
 
 
 def test_the_examples_were_found() -> None:
-    assert [language for language, _ in EXAMPLES] == ["python"] * 4 + ["sh"] * 2
+    assert [language for language, _ in EXAMPLES] == ["python"] * 5 + ["sh"] * 3
 
 
 @pytest.mark.parametrize(("language", "example"), EXAMPLES)
