@@ -374,6 +374,8 @@ async def test_nobody_claims_his_own_work_after_trouble() -> None:
     worker.jobs.wake()
     await asyncio.sleep(LEASE)
     assert worker.attempts == {"a": 1, "b": 1}
+    assert len(worker.jobs) == 2
+    await worker.complete("a")
     await worker.jobs.close()
 
 
@@ -386,6 +388,7 @@ async def test_closing_ends_the_claiming_and_leaves_what_is_held() -> None:
     store = await opened()
     worker = await started(store, "a", "b")
     await worker.jobs.close()
+    assert asyncio.all_tasks() == {asyncio.current_task()}
     put(store, "c")
     worker.jobs.wake()
     await asyncio.sleep(LEASE / 2)

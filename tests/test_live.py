@@ -77,7 +77,7 @@ def test_the_chain_goes_on_with_its_output() -> None:
     assert live.history() == [PARENT, hi, *live.recorder.output]
     assert live.recorder.output[0]["content"][0]["text"] == "Hello"
     heavy = new((PARENT,), input="x" * 5000)
-    assert live.log.size < live.weigh() < heavy.weigh() - 4000
+    assert heavy.weigh() > heavy.log.size + 5000, "and so much does it weigh"
 
 
 @given(st.integers(-3, 9), st.integers(0, 5), st.booleans())
