@@ -124,6 +124,7 @@ export class AnswerView {
     this.values.tokens.textContent = number(timings.tokens, 0)
     this.values.resumed.textContent = 'resumed'
     this.values.resumed.parentElement.hidden = !timings.resumed
+    this.values.rate.parentElement.hidden = Boolean(timings.resumed)
   }
 
   /** What went wrong, in the answer's place. */

@@ -150,12 +150,12 @@ export class Run {
 
   /** @internal It has no lane and waits for one. */
   _wait() {
-    this.#resumed = this.id !== null
-    this._become(this.#resumed ? 'resuming' : 'waiting')
+    this._become(this.id ? 'resuming' : 'waiting')
   }
 
-  /** @internal It was sent on a lane. */
+  /** @internal Its request was sent on a lane. */
   _sent() {
+    this.#resumed ||= this.state === 'resuming'
     this._become(this.#running ? 'running' : 'queued')
   }
 

@@ -285,7 +285,7 @@ async def test_trouble_with_the_store_is_not_an_answer() -> None:
 
 
 @given(
-    st.integers(0, 12_000),
+    st.integers(0, 60_000),
     traces(st.tuples(st.sampled_from(["end", "find", "forget"]), st.integers(0, 9)), 40),
 )
 @virtual

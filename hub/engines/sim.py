@@ -164,7 +164,7 @@ class SimEngine:
         fault = self.fault(generation.model)
         loop = asyncio.get_running_loop()
         run = Run(
-            sim_text.count_tokens(generation.messages, generation.tools),
+            sim_text.prompt_tokens(generation),
             sim_text.script(generation, self._seed),
             sink,
             fault,

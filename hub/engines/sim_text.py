@@ -51,6 +51,15 @@ def count_tokens(messages: Sequence[Json], tools: Sequence[Json] = ()) -> int:
     return max(1, estimate_tokens(messages) + json // 4 + IMAGE_TOKENS * images)
 
 
+def prompt_tokens(generation: Generation) -> int:
+    """The tokens of what an engine is asked; a text to go on with has those that made it."""
+    unfinished = _unfinished(generation)
+    if unfinished is None:
+        return count_tokens(generation.messages, generation.tools)
+    before = count_tokens(generation.messages[:-1], generation.tools)
+    return before + len(tokenize(unfinished))
+
+
 @dataclass(frozen=True, slots=True)
 class ToolCall:
     """One call, its arguments in pieces."""

@@ -111,6 +111,7 @@ def test_only_the_fields_of_a_compaction_count(more: Json) -> None:
     asked = parse_compact({**more, **BODY})
     assert asked == parse_compact(BODY)
     assert (asked.store, asked.background, asked.stream) == (False, False, False)
+    assert asked.echo["store"] is False
     assert (asked.model, asked.previous_response_id) == ("m", "resp_0")
 
 

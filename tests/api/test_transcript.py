@@ -4,7 +4,7 @@ from itertools import cycle, islice
 from typing import NamedTuple
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from hub.api.recorder import Recorder
@@ -15,9 +15,10 @@ from hub.engines.base import Sink
 from hub.errors import TABLE, HubError
 from tests.api.speech import Call, ends, speeches
 
+PLAIN = parse_create({"input": "Hi"})
 requests = st.sampled_from(
     [
-        parse_create({"input": "Hi"}),
+        PLAIN,
         parse_create({"input": "Hi", "background": True, "metadata": {"k": "v"}}),
     ]
 )
@@ -84,6 +85,7 @@ def outcome(transcript: Transcript) -> tuple[Json, str | None, str, Usage | None
 
 
 @given(requests, scripts, cuts)
+@example(PLAIN, [("fail", HubError("invalid_value", "No.", param="input"))], set())
 def test_what_was_taken_plays_to_the_same_log(
     request: Request, calls: list[Call], cuts: set[int]
 ) -> None:
@@ -146,7 +148,7 @@ def test_what_an_earlier_attempt_said_counts_as_output(
 ) -> None:
     """An engine that goes on from ``carried`` tokens counts them as input: they count as output
     then, once, however often the transcript is played."""
-    first, heir = new(parse_create({"input": "Hi"})), new(parse_create({"input": "Hi"}))
+    first, heir = new(PLAIN), new(PLAIN)
     first.carried = carried
     calls: list[Call] = [("usage", Usage(told, made, cached, 1)), ("text", "said")]
     (piece,) = perform(first, calls, set())
@@ -158,7 +160,7 @@ def test_what_an_earlier_attempt_said_counts_as_output(
 
 def test_what_the_recorder_refuses_is_not_kept() -> None:
     """A call that raises has written nothing, so there is nothing of it to keep."""
-    refused, clean = new(parse_create({"input": "Hi"})), new(parse_create({"input": "Hi"}))
+    refused, clean = new(PLAIN), new(PLAIN)
     calls: list[Call] = [("tool_call", 0, "c", "f", "{"), ("tool_call", 1, "d", "g", "{")]
     play(clean, *calls)
     play(refused, *calls)
@@ -169,7 +171,7 @@ def test_what_the_recorder_refuses_is_not_kept() -> None:
 
 def test_a_transcript_is_small() -> None:
     """A thousand tokens take 16 KiB at most, a tenth of their events."""
-    sink = new(parse_create({"input": "Hi"}))
+    sink = new(PLAIN)
     tokens = [" The", " conversation", " streams", ",", ' "quoted"', "\n", " naïve", " 42"]
     for token in islice(cycle(tokens), 1000):
         an_engine_says(sink, token)

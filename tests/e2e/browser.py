@@ -127,10 +127,12 @@ class Tab:
             assert status == "live", f"it is {status} already"
             return len(await self.shown(index)) >= characters
 
+        await self.page.bring_to_front()  # a tab behind another one is drawn once a second
         await expect(self.answer(index)).to_have_attribute("data-status", "live")
         await until(there)
 
     async def ended(self, status: str = "completed", index: int = 0) -> None:
+        await self.page.bring_to_front()
         await expect(self.answer(index)).to_have_attribute("data-status", status, timeout=20_000)
 
     async def kept(self) -> dict[str, Any]:

@@ -139,12 +139,12 @@ async def test_a_failed_continuation_evicts_its_parent_on_the_same_lane_only(sta
     hub = await start()
     bad = [{"type": "function_call_output", "call_id": "call_none", "output": "x"}]
     async with connect(hub.ws) as ws:
-        await create(ws, "a", input="One")
+        await create(ws, "a", input="One", store=False)
         id = (await turn(ws))[-1]["response"]["id"]
         for lane in ("b", "a"):
-            await create(ws, lane, input=bad, previous_response_id=id)
+            await create(ws, lane, input=bad, previous_response_id=id, store=False)
             assert (await turn(ws))[-1]["error"]["param"] == "input[0].call_id"
-            await create(ws, lane, input="Two", previous_response_id=id)
+            await create(ws, lane, input="Two", previous_response_id=id, store=False)
             last = (await turn(ws))[-1]
             if lane == "b":
                 assert last["type"] == "response.completed"
