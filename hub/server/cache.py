@@ -39,8 +39,13 @@ class ResponseCache:
         return len(self._entries)
 
     def put(self, id: str, lane: str | None, items: Sequence[Json], size: int) -> None:
-        """Remember a response. The newest always stays, whatever its size."""
-        assert id not in self._entries, "a response ends once"
+        """Remember a response. The newest always stays, whatever its size.
+
+        One that is here already, since it was read again, keeps its lane and is the newest.
+        """
+        if id in self._entries:
+            self._entries.move_to_end(id)
+            return
         self._entries[id] = Entry(lane, items, size)
         self._bytes += size
         while len(self._entries) > 1 and (

@@ -51,7 +51,7 @@ async def chromium() -> AsyncIterator[Browser]:
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def url() -> AsyncIterator[str]:
-    async with command("serve", "--port", "0", "--sim", "--sim-speed", "2", "--sim-faults") as hub:
+    async with command("serve", "--port", "0", "--sim", "--sim-speed", "1.5", "--sim-faults") as hub:
         yield hub.url
 
 
@@ -366,11 +366,11 @@ async def test_what_one_tab_stops_retries_and_deletes_the_other_follows(open_tab
 
 async def test_a_tab_goes_on_when_the_one_that_asked_is_closed(open_tab: Open, url: str) -> None:
     one = await open_tab()
+    two = await open_tab(beside=one)
     await one.send(LONG)
     await one.streaming()
-    two = await open_tab(beside=one)
-    await two.page.locator("#list .chat").click()
     await one.page.close()
+    await two.page.locator("#list .chat").click()
     await two.streaming(100)
     await two.ended()
     await assert_whole(two, url, said(LONG))

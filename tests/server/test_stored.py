@@ -283,6 +283,14 @@ async def test_resume_on_a_lane(hub: Running, api: Api) -> None:
         assert text(await turn(ws)) == said("Hello", said("Hello"), "More")
 
 
+async def test_a_response_can_be_read_again_and_again_on_a_lane(hub: Running, api: Api) -> None:
+    id = (await api.create())["id"]
+    async with connect(hub.ws) as ws:
+        for _ in range(3):
+            await send(ws, "response.resume", response_id=id, stream_id="a")
+            assert text(await turn(ws)) == said("Hello")
+
+
 @pytest.mark.parametrize(
     ("fields", "code", "param"),
     [
