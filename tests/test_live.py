@@ -14,7 +14,7 @@ from hub.api.requests import Json, Usage
 from hub.api.responses import parse_create
 from hub.api.transcript import Transcript
 from hub.errors import HubError
-from hub.journal import ForegroundJournal
+from hub.journal import ForegroundJournal, JobJournal
 from hub.live import Live
 from hub.store.base import Record
 from hub.store.memory import MemoryStore
@@ -135,6 +135,27 @@ async def test_what_was_written_so_far_is_waited_for() -> None:
     assert not await state(waiter)
     live.sink.text("b")
     live.log.release(reached)
+    assert await state(waiter)
+    assert live.log.last < live.log.next - 1
+
+
+@virtual
+async def test_nobody_waits_for_what_another_keeps() -> None:
+    """Once its journal is fenced off, nothing more of it is kept here: the wait is over."""
+    live = new(background=True)
+    store = MemoryStore()
+    await store.start(0.0)
+    assert live.transcript is not None
+    live.journal = JobJournal(
+        store,
+        live.transcript,
+        on_fenced=lambda: None,
+        deliveries=lambda: (),
+        on_kept=lambda: None,
+    )
+    live.journal.open(1)
+    live.sink.text("a")
+    waiter = asyncio.create_task(live.until_kept())
     assert await state(waiter)
     assert live.log.last < live.log.next - 1
 

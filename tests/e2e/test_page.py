@@ -51,7 +51,9 @@ async def chromium() -> AsyncIterator[Browser]:
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def url() -> AsyncIterator[str]:
-    async with command("serve", "--port", "0", "--sim", "--sim-speed", "1.5", "--sim-faults") as hub:
+    async with command(
+        "serve", "--port", "0", "--sim", "--sim-speed", "1.5", "--sim-faults"
+    ) as hub:
         yield hub.url
 
 
