@@ -84,6 +84,12 @@ class Archive:
         while self._ended_bytes > self._bound and len(self._ended) > 1:
             self._drop(next(iter(self._ended)))
 
+    def expire(self, created_before: float) -> None:
+        """Forget what has ended and is older than that (Unix time), as the store does."""
+        for id, (live, _) in [*self._ended.items()]:
+            if live.recorder.created_at < created_before:
+                self._drop(id)
+
     def forget(self, id: str) -> None:
         """Hold it no more."""
         self._live.pop(id, None)

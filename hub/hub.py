@@ -80,8 +80,9 @@ class Hub:
         self._sweep()
 
     def _sweep(self) -> None:
-        """Have the store forget what has expired, now and at regular intervals."""
+        """Forget what has expired, now and at regular intervals."""
         self.store.expire(self.now(), self.policy.store_bytes)
+        self._archive.expire(self.now() - self.policy.retention)
         self._sweeper = asyncio.get_running_loop().call_later(SWEEP, self._sweep)
 
     # Accepting.
@@ -298,9 +299,8 @@ class Hub:
                 live.failed(error)
 
     def _stop_job(self, id: str) -> None:
-        for live in self._archive.live:
-            if live.id == id:
-                self.dispatcher.cancel(live)
+        for live in [live for live in self._archive.live if live.id == id]:
+            self.dispatcher.cancel(live)
 
     # Ending.
 
