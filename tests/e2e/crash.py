@@ -3,7 +3,7 @@
 hub runs as a process on a directory and is killed with SIGKILL at random moments, some of them
 while it starts. Meanwhile clients on loopback create responses and read them over SSE and
 WebSocket. They hop from connection to connection, and now and then back to where they have been
-before. Each client remembers exactly what it has had, and compares it with what the simulated
+before. Each reader remembers exactly what it has had, and compares it with what the simulated
 engine says to its prompt: a response that many processes have written must read as if one had.
 
 A foreground response may die with its process; one whose end was seen must be there ever after.
@@ -20,7 +20,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -31,21 +31,38 @@ from websockets.asyncio.client import connect
 from websockets.exceptions import WebSocketException
 
 from hub.api.recorder import TERMINAL_EVENTS
-from hub.api.requests import Generation
+from hub.api.requests import Generation, Json
 from hub.api.sse import SseParser
 from hub.engines.sim_text import full_text
 from tests.e2e.process import command
 
-Json = dict[str, Any]
-
-LOST_CONNECTION = (aiohttp.ClientError, WebSocketException, OSError, EOFError)
-
-SPEED = 1.0
-"""Of the simulated engine: a text takes one to three seconds, so many texts see several kills."""
+SERVE = ("serve", "--sim", "h100-8b", "--port", "0", "--log-level", "error")
+"""At its own speed a text takes one to three seconds, so many see several kills."""
 LIFE = 1.2
 """Seconds that a process serves before it is killed, on average."""
 START = 0.7
-"""Of the kills that come while it starts: the latest, in seconds after it was spawned."""
+"""Seconds after it was spawned within which a process is killed that is to die while it starts."""
+
+TEXT = "response.output_text.delta"
+LOST_CONNECTION = (aiohttp.ClientError, WebSocketException, OSError, EOFError)
+
+WRONG = (
+    LOST := "accepted background responses lost",
+    FOREGROUND_LOST := "foreground responses lost",
+    WRONG_RESULT := "results wrong",
+    MISSING := "characters lost",
+    REPEATED := "characters repeated",
+    DISORDER := "characters out of order",
+    NUMBERS := "sequence numbers not increasing",
+    TWICE := "repeated creates run twice",
+    NONSENSE := "answers that make no sense",
+    UNENDED := "clients that were not done in time",
+)
+"""What must not happen."""
+
+
+class NotFound(Exception):
+    """There is no such response."""
 
 
 @dataclass
@@ -60,57 +77,44 @@ class Report:
     ended: Counter[str] = field(default_factory=Counter)
     """Background responses by their end."""
     foreground: Counter[str] = field(default_factory=Counter)
+    """Foreground responses by their end."""
+    lives: Counter[int] = field(default_factory=Counter)
+    """Background responses by the processes that they have seen."""
+    connections: Counter[str] = field(default_factory=Counter)
+    """Connections by what was read over them, after the creating ones."""
     characters: int = 0
-    sessions: Counter[str] = field(default_factory=Counter)
-    """Connections by what was read over them."""
-    lives: list[int] = field(default_factory=list)
-    """Processes that took part in each background response."""
-    wrong: Counter[str] = field(
-        default_factory=lambda: Counter(
-            {
-                "accepted background responses lost": 0,
-                "foreground responses lost after their end": 0,
-                "results wrong": 0,
-                "characters lost": 0,
-                "characters repeated": 0,
-                "characters out of order": 0,
-                "sequence numbers not increasing": 0,
-                "repeated creates run twice": 0,
-                "answers that make no sense": 0,
-            }
-        )
-    )
-    """What must not happen, and how often it did."""
+    wrong: Counter[str] = field(default_factory=lambda: Counter(dict.fromkeys(WRONG, 0)))
     examples: list[str] = field(default_factory=list)
-    start: list[float] = field(default_factory=list)
+    started: list[float] = field(default_factory=list)
     resumed: list[float] = field(default_factory=list)
     created: list[float] = field(default_factory=list)
     seconds: float = 0.0
 
     def blame(self, what: str, example: object, amount: int = 1) -> None:
+        """Something of ``WRONG`` has happened."""
         self.wrong[what] += amount
         if len(self.examples) < 20:
             self.examples.append(f"{what}: {example}")
 
     def table(self) -> str:
-        counts = [self.lives.count(lives) for lives in range(1, max(self.lives, default=0) + 1)]
+        lives = [f"{lives}: {count}" for lives, count in sorted(self.lives.items())]
         rows: list[tuple[str, object]] = [
             ("seed", self.seed),
             ("seconds", round(self.seconds)),
             ("kills (SIGKILL)", self.kills),
-            ("  of them while starting", self.kills_at_start),
-            *((f"accepted: {kind}", count) for kind, count in sorted(self.accepted.items())),
-            *((f"background ended: {end}", count) for end, count in sorted(self.ended.items())),
-            ("  written by 1, 2, … processes", " ".join(map(str, counts)) or "-"),
-            *((f"foreground: {end}", count) for end, count in sorted(self.foreground.items())),
-            *((f"read over: {way}", count) for way, count in sorted(self.sessions.items())),
+            ("of them while it started", self.kills_at_start),
+            *((f"accepted, {kind}", count) for kind, count in sorted(self.accepted.items())),
+            *((f"background ended, {end}", count) for end, count in sorted(self.ended.items())),
+            ("background by processes seen", ", ".join(lives)),
+            *((f"foreground ended, {end}", n) for end, n in sorted(self.foreground.items())),
+            *((f"connections, {way}", count) for way, count in sorted(self.connections.items())),
             ("characters read", self.characters),
             *self.wrong.items(),
-            ("spawned to serving p50/p99", milliseconds(self.start)),
-            ("serving to first resumed text p50/p99", milliseconds(self.resumed)),
-            ("create acknowledged p50/p99", milliseconds(self.created)),
+            ("spawned to serving, p50 / p99", milliseconds(self.started)),
+            ("serving to first new text, p50 / p99", milliseconds(self.resumed)),
+            ("create acknowledged, p50 / p99", milliseconds(self.created)),
         ]
-        lines = [f"{name:<44} {value}" for name, value in rows]
+        lines = [f"{name:<40}{value}" for name, value in rows]
         return "\n".join([*lines, *(f"! {example}" for example in self.examples)])
 
 
@@ -118,8 +122,8 @@ def milliseconds(times: Sequence[float]) -> str:
     if not times:
         return "-"
     ordered = sorted(times)
-    p99 = ordered[min(len(ordered) - 1, int(0.99 * len(ordered)))]
-    return f"{1000 * statistics.median(ordered):.0f} / {1000 * p99:.0f} ms (n={len(ordered)})"
+    p99 = ordered[int(0.99 * (len(ordered) - 1))]
+    return f"{1000 * statistics.median(ordered):.0f} / {1000 * p99:.0f} ms (of {len(ordered)})"
 
 
 class Place:
@@ -129,6 +133,9 @@ class Place:
         self.life = 0
         """Which process it is."""
         self.since = 0.0
+        """When that began to serve."""
+        self.calm = asyncio.Event()
+        """The last process has come: it is not killed."""
         self._url = ""
         self._up = asyncio.Event()
 
@@ -149,64 +156,71 @@ class Place:
 
 @dataclass(eq=False)
 class Asked:
-    """One response that a client asked for."""
+    """One response that a client asks for."""
 
     prompt: str
     kind: str
-    expected: str
+    expected: str = field(repr=False)
     id: str = ""
+    life: int = 0
+    """Of the process that has accepted it."""
 
     @property
-    def body(self) -> Json:
-        background = self.kind.startswith("background")
-        return {"input": self.prompt, "stream": self.kind != "background", "background": background}
+    def background(self) -> bool:
+        return self.kind.startswith("background")
+
+    @property
+    def stream(self) -> bool:
+        return self.kind.endswith("stream")
 
 
 class Reading:
     """What one reader has had of a response."""
 
-    def __init__(self, asked: Asked, report: Report) -> None:
+    def __init__(self, asked: Asked) -> None:
         self.asked = asked
         self.cursor = -1
         self.position = 0
         """Characters of the text."""
+        self.furthest = 0
+        """The same, without going back."""
         self.end: str | None = None
-        """The status with which it ended."""
-        self._report = report
+        """The status with which it ended, and the error's code."""
+        self.life = 0
+        """Of the process whose text was read last."""
         self._marks = [(-1, 0)]
 
-    def take(self, event: Json) -> None:
+    def take(self, event: Json, report: Report) -> None:
         """Read an event."""
-        report, number = self._report, event["sequence_number"]
+        number = event["sequence_number"]
         if number <= self.cursor or self.end is not None:
-            report.blame("sequence numbers not increasing", (self.asked, self.cursor, event))
+            report.blame(NUMBERS, (self.asked, self.cursor, event))
         self.cursor = number
-        if event["type"] == "response.output_text.delta":
-            self._take_text(event["delta"])
+        if event["type"] == TEXT:
+            self._take_text(event["delta"], report)
         elif event["type"] in TERMINAL_EVENTS:
-            response = event["response"]
-            self.end = response["status"]
-            if response["error"] is not None:
-                self.end = f"{self.end} {response['error']['code']}"
+            error = event["response"]["error"]
+            self.end = event["response"]["status"] + (f" {error['code']}" if error else "")
             left = len(self.asked.expected) - self.position
             if self.end == "completed" and left:
-                report.blame("characters lost", (self.asked.id, "at the end"), left)
+                report.blame(MISSING, (self.asked, "at the end"), left)
         self._marks.append((self.cursor, self.position))
 
-    def _take_text(self, delta: str) -> None:
-        report, expected, position = self._report, self.asked.expected, self.position
+    def _take_text(self, delta: str, report: Report) -> None:
+        expected, position = self.asked.expected, self.position
         report.characters += len(delta)
         if not expected.startswith(delta, position):
-            example = (self.asked.id, self.cursor, delta, expected[position : position + 20])
+            example = self.asked, self.cursor, delta, expected[position : position + 20]
             if (found := expected.find(delta, position)) >= 0:
-                report.blame("characters lost", example, found - position)
+                report.blame(MISSING, example, found - position)
                 position = found
-            elif expected.startswith(delta, max(position - len(delta), 0)):
-                report.blame("characters repeated", example, len(delta))
+            elif expected[:position].endswith(delta):
+                report.blame(REPEATED, example, len(delta))
                 position -= len(delta)
             else:
-                report.blame("characters out of order", example, len(delta))
+                report.blame(DISORDER, example, len(delta))
         self.position = position + len(delta)
+        self.furthest = max(self.furthest, self.position)
 
     def go_back(self, dice: random.Random) -> None:
         """Forget what was had after some moment."""
@@ -248,10 +262,10 @@ class Crowd:
             if answer.status != 200:
                 self._report.blame(_lost(asked), (asked.id, result))
             elif result["status"] != end or (end == "completed" and said(result) != asked.expected):
-                self._report.blame("results wrong", (asked, end, result))
+                self._report.blame(WRONG_RESULT, (asked, end, result))
 
     async def _background(self, asked: Asked) -> None:
-        report, first, life = self._report, Reading(asked), self._place.life
+        report, first = self._report, Reading(asked)
         while not await self._create(asked, first):
             pass  # Nobody knows whether it was accepted. The key makes it safe to ask again.
         report.accepted[asked.kind] += 1
@@ -260,40 +274,45 @@ class Crowd:
             while not await self._create(again, Reading(again)):
                 pass
             if again.id != asked.id:
-                report.blame("repeated creates run twice", (asked.id, again.id))
+                report.blame(TWICE, (asked, again))
         readings = [first, *(Reading(asked) for _ in range(self._dice.randint(0, 2)))]
         await asyncio.gather(*(self._follow(reading) for reading in readings))
-        report.ended[first.end or "?"] += 1
-        report.lives.append(self._place.life - life + 1)
-        self._ended.append((asked, (first.end or "?").split()[0]))
+        self._note_end(readings, report.ended)
+        report.lives[self._place.life - asked.life + 1] += 1
 
     async def _foreground(self, asked: Asked) -> None:
-        reading, life = Reading(asked), self._place.life
+        reading = Reading(asked)
         if await self._create(asked, reading):
             self._report.accepted[asked.kind] += 1
-            while reading.end is None and self._place.life == life:
-                await self._read(reading)
-            if reading.end is None:
-                # It has died with its process, unless its end was kept just before.
-                await self._read(reading)
+            await self._follow(reading)
         if reading.end in (None, "not found"):
             self._report.foreground["cut off by a kill"] += 1
         else:
-            self._report.foreground[reading.end] += 1
-            self._ended.append((asked, reading.end.split()[0]))
+            self._note_end([reading], self._report.foreground)
+
+    def _note_end(self, readings: Sequence[Reading], ends: Counter[str]) -> None:
+        first = readings[0]
+        assert first.end is not None
+        if any(other.end != first.end for other in readings):
+            self._report.blame(WRONG_RESULT, (first.asked, [one.end for one in readings]))
+        ends[first.end] += 1
+        self._ended.append((first.asked, first.end.split()[0]))
 
     async def _create(self, asked: Asked, reading: Reading) -> bool:
         """Create a response, or create it again, and read its stream for a while. False if the
         connection was lost before it was acknowledged."""
         url = await self._place.url()
+        asked.life = self._place.life
+        body = {"input": asked.prompt, "stream": asked.stream, "background": asked.background}
+        headers = {"Idempotency-Key": asked.prompt}
         start = time.perf_counter()
         try:
             async with self._session.post(
-                f"{url}/v1/responses", json=asked.body, headers={"Idempotency-Key": asked.prompt}
+                f"{url}/v1/responses", json=body, headers=headers
             ) as answer:
                 if answer.status != 200:
-                    self._report.blame("answers that make no sense", await answer.text())
-                elif asked.body["stream"]:
+                    self._report.blame(NONSENSE, await answer.text())
+                elif asked.stream:
                     async with aclosing(self._noting(asked, start, answer)) as events:
                         await self._take(reading, events)
                 else:
@@ -331,24 +350,22 @@ class Crowd:
                 await self._take(reading, events)
         except NotFound as error:
             reading.end = "not found"
-            if reading.asked.background:
-                self._report.blame(_lost(reading.asked), (reading.asked.id, error))
+            if reading.asked.background or reading.asked.life == self._place.life:
+                self._report.blame(_lost(reading.asked), (reading.asked, error))
         except LOST_CONNECTION:
             pass
 
     async def _take(self, reading: Reading, events: AsyncGenerator[Json, None]) -> None:
         left = self._dice.choice([1, 5, 20, 80, 1000])
-        place, life = self._place, self._place.life
-        resumed = reading.life not in (0, life) and reading.cursor >= 0
+        life, furthest = self._place.life, reading.furthest
         async for event in events:
             reading.take(event, self._report)
-            if resumed and event["type"] == TEXT and place.life == life:
-                self._report.resumed.append(time.perf_counter() - place.since)
-                resumed = False
-            if event["type"] == TEXT:
+            if reading.furthest > furthest:
+                if reading.life not in (0, life) and self._place.life == life:
+                    self._report.resumed.append(time.perf_counter() - self._place.since)
                 reading.life = life
             left -= 1
-            if left <= 0 or reading.end is not None:
+            if left == 0 or reading.end is not None:
                 return
 
     async def _over_sse(self, url: str, reading: Reading) -> AsyncGenerator[Json, None]:
@@ -381,8 +398,8 @@ class Crowd:
                 yield event
 
     def _nonsense(self, reading: Reading, answer: str | bytes) -> None:
-        self._report.blame("answers that make no sense", (reading.asked, reading.cursor, answer))
-        reading.end = "nonsense"
+        self._report.blame(NONSENSE, (reading.asked, reading.cursor, answer))
+        reading.end = "unknown"
 
 
 async def sse(answer: aiohttp.ClientResponse) -> AsyncGenerator[Json, None]:
@@ -406,41 +423,83 @@ def _lost(asked: Asked) -> str:
 
 
 async def kill(place: Place, report: Report, kills: int, until: float, store: Path) -> None:
-    """Run hub and kill it, so often or until that time, and then let it run."""
+    """Run hub and kill it, so often or until that time; then let it run."""
     dice = random.Random(f"kills {report.seed}")
+    loop = asyncio.get_running_loop()
     while True:
         last = report.kills >= kills or time.perf_counter() >= until
         at_start = not last and dice.random() < 0.15
-        life = dice.uniform(0, START) if at_start else dice.expovariate(1 / LIFE)
         spawned = time.perf_counter()
         try:
-            async with asyncio.timeout(life if at_start else None) as limit:
-                async with command(*SERVE, "--store", str(store)) as hub:
-                    place.up(hub.url)
-                    report.start.append(place.since - spawned)
-                    if not last and not at_start:
-                        limit.reschedule(asyncio.get_running_loop().time() + life)
-                    try:
-                        await hub.process.wait()
-                    finally:
-                        place.down()
-                    raise AssertionError("hub has ended by itself")
+            async with (
+                asyncio.timeout(dice.uniform(0, START) if at_start else None) as moment,
+                command(*SERVE, "--store", str(store)) as hub,
+            ):
+                place.up(hub.url)
+                report.started.append(place.since - spawned)
+                if last:
+                    place.calm.set()
+                elif not at_start:
+                    moment.reschedule(loop.time() + dice.expovariate(1 / LIFE))
+                try:
+                    await hub.process.wait()
+                finally:
+                    place.down()
+                raise AssertionError("hub has ended by itself")
         except TimeoutError:
             report.kills += 1
             report.kills_at_start += at_start
 
 
-async def run(
-    *, kills: int, seed: int, minutes: float, store: Path, clients: int = 12
-) -> Report:
-    """Kill hub so often, while clients use it, and count."""
+async def run(*, kills: int, seed: int, minutes: float, store: Path, clients: int = 12) -> Report:
+    """Kill hub so often while clients use it, and count. After four fifths of the time there are
+    no more kills."""
     report, place = Report(seed), Place()
     start = time.perf_counter()
-    limit = 60 * minutes
-    async with asyncio.timeout(limit), aiohttp.ClientSession() as session:
-        crowd = Crowd(place, report, session)
-        killer = asyncio.create_task(kill(place, report, kills, start + 0.8 * limit, store))
-        people = [asyncio.create_task(crowd.client()) for _ in range(clients)]
-        ...
+    people: list[asyncio.Task[None]] = []
+    try:
+        async with (
+            asyncio.timeout(60 * minutes),
+            aiohttp.ClientSession() as session,
+            asyncio.TaskGroup() as group,
+        ):
+            crowd = Crowd(place, report, session)
+            until = start + 0.8 * 60 * minutes
+            killer = group.create_task(kill(place, report, kills, until, store))
+            people += [group.create_task(crowd.client()) for _ in range(clients)]
+            await place.calm.wait()
+            crowd.full = True
+            await asyncio.wait(people)
+            await crowd.check()
+            killer.cancel()
+    except TimeoutError:
+        left = sum(person.cancelled() for person in people)
+        report.blame(UNENDED, "see above", max(left, 1))
     report.seconds = time.perf_counter() - start
     return report
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Kill hub again and again; count what is lost.")
+    parser.add_argument("--kills", type=int, default=100)
+    parser.add_argument("--minutes", type=float, default=20.0, help="the most that it may take")
+    parser.add_argument("--clients", type=int, default=12)
+    parser.add_argument("--seed", type=int, default=random.SystemRandom().randrange(1 << 32))
+    given = parser.parse_args()
+    print(f"seed {given.seed}", flush=True)
+    with tempfile.TemporaryDirectory() as store:
+        report = asyncio.run(
+            run(
+                kills=given.kills,
+                seed=given.seed,
+                minutes=given.minutes,
+                clients=given.clients,
+                store=Path(store),
+            )
+        )
+    print(report.table())
+    sys.exit(any(report.wrong.values()))
+
+
+if __name__ == "__main__":
+    main()
