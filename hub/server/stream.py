@@ -8,6 +8,7 @@ Writing through aiohttp would cost an await, and often a wait, per event.
 
 import asyncio
 from collections.abc import Callable
+from contextlib import suppress
 
 from aiohttp import web
 from aiohttp.http import HttpVersion11
@@ -95,5 +96,7 @@ async def send(
         outbox.close()
         if not transport.is_closing():
             transport.set_protocol(inner)
-    await response.write_eof()
+    with suppress(ConnectionError):
+        # A client may go as soon as it has the last event.
+        await response.write_eof()
     return response

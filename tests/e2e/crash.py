@@ -24,7 +24,6 @@ from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import aiohttp
 from websockets.asyncio.client import connect
@@ -40,7 +39,7 @@ SERVE = ("serve", "--sim", "h100-8b", "--port", "0", "--log-level", "error")
 """At its own speed a text takes one to three seconds, so many see several kills."""
 LIFE = 1.2
 """Seconds that a process serves before it is killed, on average."""
-START = 0.7
+START = 0.4
 """Seconds after it was spawned within which a process is killed that is to die while it starts."""
 
 TEXT = "response.output_text.delta"
@@ -385,7 +384,8 @@ class Crowd:
                     yield event
 
     async def _over_websocket(self, url: str, reading: Reading) -> AsyncGenerator[Json, None]:
-        async with connect(f"ws{url.removeprefix('http')}/v1/responses") as ws:
+        # The library does not see the other's close behind a full queue.
+        async with connect(f"ws{url.removeprefix('http')}/v1/responses", max_queue=None) as ws:
             resume = {"type": "response.resume", "response_id": reading.asked.id}
             await ws.send(json.dumps({**resume, "starting_after": reading.cursor}))
             async for message in ws:
