@@ -240,11 +240,7 @@ class Hub:
     def _revive(self, record: Record, request: Request, context: Sequence[Json] | None) -> Live:
         recorder = self._recorder(request, context, record.id, record.created_at)
         live = Live(
-            recorder,
-            context,
-            tenant=record.tenant,
-            now=self.now,
-            transcript=Transcript(recorder),
+            recorder, context, tenant=record.tenant, now=self.now, transcript=Transcript(recorder)
         )
         if record.result is None:
             self._add_job_journal(live)
@@ -272,6 +268,7 @@ class Hub:
         live.journal = JobJournal(
             self.store,
             live.transcript,
+            tenant=live.tenant,
             on_fenced=fenced,
             deliveries=lambda: self._deliveries(live),
             on_kept=kept,

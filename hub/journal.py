@@ -85,6 +85,7 @@ class JobJournal:
         store: Store,
         transcript: Transcript,
         *,
+        tenant: str,
         on_fenced: Callable[[], None],
         deliveries: Callable[[], Sequence[Delivery]],
         on_kept: Callable[[], None],
@@ -94,6 +95,7 @@ class JobJournal:
         self._store = store
         self._transcript = transcript
         self._log = transcript.recorder.log
+        self._tenant = tenant
         self._on_fenced = on_fenced
         self._deliveries = deliveries
         self._on_kept = on_kept
@@ -179,23 +181,45 @@ class JobJournal:
                 self._on_kept()
             elif self._log.next - 1 > last:
                 self._grew()
-        elif isinstance(error, Fenced) and self._may_be_kept:
-            # The first try was written after all, though its answer was an error.
-            self._log.release(last)
-            self._on_kept()
-        elif isinstance(error, Fenced) and attempt != self._attempt:
-            # Fenced off by the claim that it has been opened for since.
-            self._unwritten = segment
-            self._grew()
         elif isinstance(error, Fenced):
-            self.fenced = True
             self._unwritten = segment
-            self._log.wake()
-            self._on_fenced()
+            if attempt != self._attempt:
+                # Fenced off by the claim that it has been opened for since.
+                self._grew()
+            elif self._may_be_kept:
+                self._busy = True
+                record = self._store.get(self._tenant, self._transcript.recorder.id)
+                record.add_done_callback(lambda done: self._asked(done, attempt))
+            else:
+                self._fence()
         elif isinstance(error, HubError):
-            logger.warning("%s waits for the store: %s", self._transcript.recorder.id, error)
             self._unwritten = segment
             self._may_be_kept = ends
-            self._scheduled = self._loop.call_later(RETRY, self._write)
+            self._retry(error)
         else:
             raise error
+
+    def _asked(self, done: asyncio.Future[Record | None], attempt: int) -> None:
+        """Whether the first try to write its end was carried out, though its answer was an error,
+        or another has claimed it meanwhile."""
+        self._busy = False
+        error = done.exception()
+        if attempt != self._attempt:
+            self._grew()
+        elif isinstance(error, HubError):
+            self._retry(error)
+        elif (record := done.result()) is not None and record.result is not None:
+            self._unwritten = None
+            self._log.release(self._log.next - 1)
+            self._on_kept()
+        else:
+            self._fence()
+
+    def _retry(self, error: HubError) -> None:
+        logger.warning("%s waits for the store: %s", self._transcript.recorder.id, error)
+        self._scheduled = self._loop.call_later(RETRY, self._write)
+
+    def _fence(self) -> None:
+        self.fenced = True
+        self._log.wake()
+        self._on_fenced()

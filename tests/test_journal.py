@@ -149,6 +149,7 @@ class Job:
         self.journal = JobJournal(
             self.store,
             self.transcript,
+            tenant="ada",
             on_fenced=self._fenced,
             deliveries=self._deliveries,
             on_kept=self._kept,
@@ -407,6 +408,24 @@ async def test_an_end_that_was_kept_in_silence_counts() -> None:
     await job.settle_all()
     assert [write.kind for write in job.store.writes] == ["complete", "complete"]
     assert (job.kept, job.fenced) == (1, 0)
+    await job.check_kept_exactly()
+
+
+@virtual
+async def test_an_end_that_was_refused_and_then_overtaken_is_not_taken_for_kept() -> None:
+    """The repeated ``complete`` is fenced off by a claim, not by the first one: it is for the next
+    owner to write the end, all of it."""
+    job = await Job().start()
+    job.transcript.started()
+    end(job.transcript)
+    await turn()
+    job.settle("refused")
+    await job.claim()
+    await job.settle_all()
+    assert (job.kept, job.fenced) == (0, 1)
+    job.journal.open(job.attempt)
+    await job.settle_all()
+    assert job.kept == 1
     await job.check_kept_exactly()
 
 

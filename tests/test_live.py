@@ -149,6 +149,7 @@ async def test_nobody_waits_for_what_another_keeps() -> None:
     live.journal = JobJournal(
         store,
         live.transcript,
+        tenant="",
         on_fenced=lambda: None,
         deliveries=lambda: (),
         on_kept=lambda: None,
