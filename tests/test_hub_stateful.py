@@ -729,7 +729,7 @@ STEPS = st.one_of(
 )
 
 
-@settings(max_examples=100)
+@settings(max_examples=150)
 @given(traces(STEPS, 80), LATENCIES)
 @virtual
 async def test_whatever_happens_every_reader_gets_the_log_and_every_job_ends(
