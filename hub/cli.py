@@ -129,7 +129,11 @@ async def _serve(settings: Settings) -> None:
         max_message=settings.max_message,
         connection_lifetime=settings.connection_lifetime * 60,
     )
-    port = await _listen(server.start, settings.host, settings.port)
+    try:
+        port = await _listen(server.start, settings.host, settings.port)
+    except click.ClickException:
+        await store.close()
+        raise
     hub.start()
     courier.start()
     url = f"http://{settings.host}:{port}"

@@ -1,6 +1,8 @@
 """The commands' words: help, version, and what goes wrong at the start."""
 
 import socket
+import threading
+from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
@@ -21,8 +23,9 @@ def test_version() -> None:
     assert __version__ in CliRunner().invoke(main, ["--version"]).output
 
 
-@pytest.mark.parametrize("command", [["serve", "--sim"], ["sim"]])
-def test_a_port_that_is_taken_is_an_error_that_names_it(command: list[str]) -> None:
+@pytest.mark.parametrize("command", [["serve", "--sim", "--store", "{store}"], ["sim"]])
+def test_a_port_that_is_taken_is_an_error_that_names_it(command: list[str], tmp_path: Path) -> None:
+    command = [word.format(store=tmp_path) for word in command]
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
@@ -31,3 +34,4 @@ def test_a_port_that_is_taken_is_an_error_that_names_it(command: list[str]) -> N
     assert result.exit_code == 1
     assert f"127.0.0.1:{port}" in result.output
     assert "--port" in result.output
+    assert not [thread for thread in threading.enumerate() if thread.name == "hub-store"]
