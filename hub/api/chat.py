@@ -25,6 +25,7 @@ from hub.errors import HubError
 from hub.log import Event
 
 ROLES = ("system", "developer", "user", "assistant", "tool", "function")
+_PLAIN_ROLES = tuple(role for role in ROLES if role != "developer")
 
 PASSED_ON = (
     "seed",
@@ -58,10 +59,6 @@ def parse_chat(body: Any) -> Request:
     fields = Fields(body)
     if fields.integer("n", 1) not in (None, 1):
         raise HubError("unsupported_value", "'n' must be 1.", param="n")
-    extra = sampling(fields)
-    for name in PASSED_ON:
-        if fields.raw(name) is not None:
-            extra[name] = fields.raw(name)
     tools = fields.objects("tools")
     tool_choice = fields.raw("tool_choice")
     if tool_choice is not None and not isinstance(tool_choice, (str, dict)):
@@ -70,7 +67,6 @@ def parse_chat(body: Any) -> Request:
     max_tokens = fields.integer("max_completion_tokens", 1)
     if max_tokens is None:
         max_tokens = fields.integer("max_tokens", 1)
-    options = Fields(fields.object("stream_options") or {}, "stream_options.")
     return Request(
         model=model,
         generation=Generation(
@@ -80,17 +76,18 @@ def parse_chat(body: Any) -> Request:
             tool_choice=tool_choice if tools else None,
             response_format=fields.object("response_format"),
             max_tokens=max_tokens,
-            stop=_stop(fields),
+            stop=stop_strings(fields),
             top_logprobs=(
                 fields.integer("top_logprobs", 0, 20) or 0
                 if fields.flag("logprobs", False)
                 else None
             ),
-            extra=extra,
+            extra=parameters(fields),
         ),
         stream=fields.flag("stream", False),
         store=False,
-        include_usage=options.flag("include_usage", False),
+        flex=fields.raw("service_tier") == "flex",
+        include_usage=wants_usage(fields),
     )
 
 
@@ -100,6 +97,10 @@ def _messages(fields: Fields) -> list[Json]:
         raise fields.missing("messages")
     checked: list[Json] = []
     for index, message in enumerate(messages):
+        if message.get("role") in _PLAIN_ROLES and isinstance(message.get("content"), str):
+            # Nearly all are such: 4 times as fast, and nothing else is to be checked.
+            checked.append(message)
+            continue
         inner = Fields(message, f"messages[{index}].")
         role = inner.choice("role", ROLES)
         if role is None:
@@ -114,7 +115,20 @@ def _messages(fields: Fields) -> list[Json]:
     return checked
 
 
-def _stop(fields: Fields) -> list[str]:
+# What this dialect and ``completions`` have in common.
+
+
+def parameters(fields: Fields) -> Json:
+    """The sampling parameters, and those of ``PASSED_ON``, that were given."""
+    extra = sampling(fields)
+    for name in PASSED_ON:
+        if fields.raw(name) is not None:
+            extra[name] = fields.raw(name)
+    return extra
+
+
+def stop_strings(fields: Fields) -> list[str]:
+    """``stop``: one string or several; an empty one would end every answer, and is left out."""
     stop = fields.raw("stop")
     if stop is None:
         return []
@@ -123,6 +137,23 @@ def _stop(fields: Fields) -> list[str]:
     if not isinstance(stop, list) or not all(isinstance(one, str) for one in stop):
         raise fields.wrong_type("stop", "a string or an array of strings")
     return [one for one in stop if one]
+
+
+def wants_usage(fields: Fields) -> bool:
+    """``stream_options.include_usage``."""
+    options = Fields(fields.object("stream_options") or {}, "stream_options.")
+    return options.flag("include_usage", False)
+
+
+def failure(recorder: Recorder) -> HubError | None:
+    """What an ended response tells its client instead of a whole answer, if it has none."""
+    if recorder.status == "cancelled":
+        # These dialects have no word for it, and half an answer must not look like a whole one.
+        return HubError("shutting_down", "The response was cancelled before it was finished.")
+    return recorder.error
+
+
+# The answer.
 
 
 def completion_id(recorder: Recorder) -> str:
@@ -135,7 +166,7 @@ def completion(recorder: Recorder) -> Json:
 
     Raises ``HubError`` if it has no whole answer.
     """
-    if (error := _failure(recorder)) is not None:
+    if (error := failure(recorder)) is not None:
         raise error
     message: Json = {"role": "assistant", "content": None, "refusal": None}
     logprobs: list[Json] = []
@@ -175,14 +206,6 @@ def completion(recorder: Recorder) -> Json:
     return answer
 
 
-def _failure(recorder: Recorder) -> HubError | None:
-    """What an ended response tells a chat client instead of a whole answer, if it has none."""
-    if recorder.status == "cancelled":
-        # Chat Completions has no word for it, and half an answer must not look like a whole one.
-        return HubError("shutting_down", "The response was cancelled before it was finished.")
-    return recorder.error
-
-
 class ChatStream:
     """Renders a log's events as the SSE blocks of a chat completion stream.
 
@@ -217,7 +240,7 @@ class ChatStream:
         }
 
     def render(self, event: Event) -> bytes:
-        if event.type in TERMINAL_EVENTS and (error := _failure(self._recorder)) is not None:
+        if event.type in TERMINAL_EVENTS and (error := failure(self._recorder)) is not None:
             return b"data: " + orjson.dumps({"error": error.body()}) + b"\n\n" + DONE
         renderer = self._renderers.get(event.type)
         block = b"" if renderer is None else renderer(event)

@@ -154,14 +154,14 @@ class Recorder:
             self._text_with_logprobs(part, delta, logprobs)
         else:
             part.pieces.append(delta)
-            self.log.append(Event("response.output_text.delta", part=part, delta=delta))
+            self.log.say(part, delta)
 
     def reasoning(self, delta: str) -> None:
         part = self._part
         if part is None or self._item is None or self._item["type"] != "reasoning":
             part = self._open_reasoning()
         part.pieces.append(delta)
-        self.log.append(Event(part.type, part=part, delta=delta))
+        self.log.say(part, delta)
 
     def refusal(self, delta: str) -> None:
         part = self._part
@@ -170,7 +170,7 @@ class Recorder:
                 "response.refusal.delta", {"type": "refusal", "refusal": ""}
             )
         part.pieces.append(delta)
-        self.log.append(Event(part.type, part=part, delta=delta))
+        self.log.say(part, delta)
 
     def tool_call(self, index: int, call_id: str | None, name: str | None, arguments: str) -> None:
         part = self._part
@@ -178,7 +178,7 @@ class Recorder:
             part = self._open_call(index, call_id, name)
         if arguments:
             part.pieces.append(arguments)
-            self.log.append(Event(part.type, part=part, delta=arguments))
+            self.log.say(part, arguments)
 
     def usage(self, usage: Usage) -> None:
         self._usage = usage

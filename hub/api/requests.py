@@ -1,8 +1,8 @@
 """What a client asked for, whatever the dialect, and what an engine is asked in turn.
 
 A ``Request`` is made by a dialect's parser and never changes. A ``Generation`` is what is left of
-it for an engine: chat messages and sampling parameters in the spelling of Chat Completions, which
-every model server speaks.
+it for an engine: chat messages, or a raw prompt, and sampling parameters in the spelling of Chat
+Completions, which every model server speaks.
 """
 
 from collections.abc import Mapping, Sequence
@@ -21,12 +21,15 @@ be written again must be refused before anything is promised."""
 
 @dataclass(frozen=True, slots=True)
 class Generation:
-    """What an engine is asked: one conversation to continue."""
+    """What an engine is asked: one conversation to continue, or one raw text."""
 
     model: str
     """The model's name as the client wrote it; empty for the engine's default."""
     messages: Sequence[Json]
     """Chat Completions messages, oldest first."""
+    prompt: str | None = None
+    """Raw text to go on from, instead of messages: no chat template, and neither tools nor
+    ``response_format``."""
     tools: Sequence[Json] = ()
     """Chat Completions tools: ``{"type": "function", "function": {name, parameters, …}}``."""
     tool_choice: str | Json | None = None
@@ -52,6 +55,14 @@ class Usage:
     cached_tokens: int = 0
     reasoning_tokens: int = 0
 
+    def __add__(self, other: "Usage") -> "Usage":
+        return Usage(
+            self.input_tokens + other.input_tokens,
+            self.output_tokens + other.output_tokens,
+            self.cached_tokens + other.cached_tokens,
+            self.reasoning_tokens + other.reasoning_tokens,
+        )
+
     def responses(self) -> Json:
         """The ``usage`` of a Response object."""
         return {
@@ -63,7 +74,7 @@ class Usage:
         }
 
     def chat(self) -> Json:
-        """The ``usage`` of a Chat Completion."""
+        """The ``usage`` of a Chat Completion, and of a Completion."""
         return {
             "prompt_tokens": self.input_tokens,
             "completion_tokens": self.output_tokens,
@@ -78,7 +89,8 @@ class Request:
     """What a client asked for.
 
     A Responses request has ``items`` (and possibly a parent); a Chat Completions request has
-    ``messages``, kept as they came so that no vendor field is lost.
+    ``messages``, kept as they came so that no vendor field is lost; a Completions request has the
+    generation's ``prompt``.
     """
 
     model: str
@@ -96,8 +108,10 @@ class Request:
     store: bool = True
     generate: bool = True
     """False for a warm-up: the response completes at once, without output."""
+    flex: bool = False
+    """It can wait for those who cannot (``service_tier``)."""
     include_usage: bool = False
-    """Chat Completions only: send the usage chunk at the end of a stream."""
+    """Chat Completions and Completions only: send the usage chunk at the end of a stream."""
 
 
 class Fields:
@@ -105,6 +119,8 @@ class Fields:
 
     ``null`` counts as absent, as it does for the SDKs of these protocols.
     """
+
+    __slots__ = ("_body", "_prefix")
 
     def __init__(self, body: Json, prefix: str = "") -> None:
         self._body = body
@@ -145,8 +161,11 @@ class Fields:
         return self._body.get(name)
 
     def text(self, name: str) -> str | None:
-        value: str | None = self._get(name, "a string", str)
-        return value
+        # Not by ``_get``: a request of many small items asks for little else.
+        value = self._body.get(name)
+        if value is None or isinstance(value, str):
+            return value
+        raise self.wrong_type(name, "a string")
 
     def flag(self, name: str, default: bool) -> bool:
         value = self._get(name, "a boolean", bool)
@@ -231,21 +250,22 @@ def check_depth(value: Json | list[Any], limit: int = MAX_DEPTH) -> None:
     """Refuse JSON that nests deeper than ``limit``. Iterative, so that it cannot overflow."""
     level: list[Any] = [value]
     for _ in range(limit):
-        below: list[Any] = []
-        for one in level:
-            inside = one.values() if isinstance(one, dict) else one
-            below.extend(value for value in inside if isinstance(value, (dict, list)))
-        if not below:
+        # One comprehension per level, not per container: 3 times as fast on many small ones.
+        level = [
+            inner
+            for one in level
+            for inner in (one.values() if isinstance(one, dict) else one)
+            if isinstance(inner, (dict, list))
+        ]
+        if not level:
             return
-        level = below
     raise HubError("invalid_value", f"The request nests deeper than {limit} levels.")
 
 
 def estimate_tokens(messages: Sequence[Json]) -> int:
     """A cheap guess of a prompt's tokens: four characters each, and four per message."""
     characters = 0
-    for message in messages:
-        content = message.get("content")
+    for content in [message.get("content") for message in messages]:
         if isinstance(content, str):
             characters += len(content)
         elif isinstance(content, list):

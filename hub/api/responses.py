@@ -78,6 +78,7 @@ def parse_create(body: Any) -> Request:
         stream=fields.flag("stream", False),
         background=background,
         store=store,
+        flex=fields.raw("service_tier") == "flex",
         generate=fields.flag("generate", True),
         echo={
             "background": background,
@@ -90,7 +91,7 @@ def parse_create(body: Any) -> Request:
             "prompt_cache_retention": fields.text("prompt_cache_retention"),
             "reasoning": reasoning,
             "safety_identifier": fields.text("safety_identifier"),
-            "service_tier": "default",
+            "service_tier": "flex" if fields.raw("service_tier") == "flex" else "default",
             "store": store,
             "temperature": extra.get("temperature", 1.0),
             "presence_penalty": extra.get("presence_penalty", 0.0),
@@ -195,12 +196,13 @@ def _tool_choice(fields: Fields, tools: list[Json]) -> tuple[Any, Any, list[Json
                 _chosen_name(Fields(one, f"tool_choice.tools[{index}]."), names)
                 for index, one in enumerate(inner.objects("tools"))
             ]
+            allowed = set(wanted)
             echo = {
                 "type": "allowed_tools",
                 "mode": mode,
                 "tools": [{"type": "function", "name": name} for name in wanted],
             }
-            return echo, mode, [tool for tool in tools if tool["name"] in wanted]
+            return echo, mode, [tool for tool in tools if tool["name"] in allowed]
         case _:
             raise inner.missing("type")
 

@@ -19,9 +19,28 @@ A sink's methods are plain calls: they number, log and wake readers, and never w
 is the reader's business, never the engine's.
 """
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 from hub.api.requests import Generation, Json, Usage
+from hub.errors import HubError
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """What a model server says of itself; ``None`` where it does not say."""
+
+    slots: int | None = None
+    """How many requests it runs at once."""
+    kv_tokens: int | None = None
+    """Tokens of KV cache that all its requests share."""
+    running: int | None = None
+    """Requests that it runs."""
+    waiting: int | None = None
+    """Requests that it holds without running them."""
+    kv_used: float | None = None
+    """How much of its KV cache is in use, from 0 to 1."""
 
 
 class Sink(Protocol):
@@ -55,6 +74,23 @@ class Sink(Protocol):
         ...
 
 
+class Member(Protocol):
+    """One of several generations that an engine runs as one array. See ``generate_array``."""
+
+    @property
+    def generation(self) -> Generation: ...
+    @property
+    def sink(self) -> Sink: ...
+    @property
+    def left(self) -> bool:
+        """Whether nobody wants it any more: its sink must not be called."""
+        ...
+
+    def done(self, error: HubError | None) -> None:
+        """It has ended, as ``generate`` would have returned or raised."""
+        ...
+
+
 class Engine(Protocol):
     """See the contract at the top of this file."""
 
@@ -67,6 +103,9 @@ class Engine(Protocol):
     continues: bool
     """Whether it can go on with an assistant's unfinished text (``Generation.continues``)."""
 
+    arrays: bool
+    """Whether it can run raw completions as one array (``generate_array``)."""
+
     def serves(self, model: str) -> bool | None:
         """Whether it serves a model by that name; ``None`` if only asking it would tell.
 
@@ -76,6 +115,19 @@ class Engine(Protocol):
 
     async def generate(self, generation: Generation, sink: Sink) -> None:
         """Run one generation to its end. See the contract."""
+        ...
+
+    async def generate_array(self, members: Sequence[Member]) -> None:
+        """Run raw completions that differ in their prompt only as one request.
+
+        Calls ``done`` of every member exactly once, each when it has ended; what is wrong with one
+        of them, or that it has ``left``, changes nothing for the others. Never raises a
+        ``HubError``. Cancelling the task stops all of them, without ``done``.
+        """
+        ...
+
+    async def probe(self) -> Load:
+        """Ask how it is. Empty if it does not say; ``HubError`` if it cannot be asked."""
         ...
 
     async def models(self) -> list[str]:

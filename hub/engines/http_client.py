@@ -1,4 +1,6 @@
-"""How hub speaks HTTP to model servers: one kind of session, bounded reads, typed failures.
+"""How hub asks model servers small questions: one kind of session, bounded reads, typed failures.
+
+The streams have a client of their own (``exchange.py``), with the same rules:
 
 - **A fresh connection per request**, no keep-alive. llama.cpp closes the connection after every
   stream although it promises to keep it open, so a pooled client races with the FIN and loses
@@ -11,13 +13,11 @@ aiohttp sets TCP_NODELAY by itself. Its exceptions, and those of the operating s
 ``FAILURES``; ``failure`` says what each one means.
 """
 
-import asyncio
 from collections.abc import Mapping
 
 from aiohttp import (
     ClientConnectorError,
     ClientError,
-    ClientPayloadError,
     ClientResponse,
     ClientResponseError,
     ClientSession,
@@ -55,30 +55,6 @@ def open_session(
         timeout=ClientTimeout(total=None, connect=connect_timeout, sock_read=idle_timeout),
         trust_env=False,
     )
-
-
-def fail_when_lost(response: ClientResponse) -> None:
-    """Let reading the body fail as soon as the connection is lost.
-
-    aiohttp does so in every case but one, seen in 3.14: when the framing of a chunked body breaks,
-    it closes the connection and drops its timers, and whoever reads the body waits for ever.
-    """
-    content = response.content
-
-    def lost(closed: asyncio.Future[None] | None) -> None:
-        if closed is not None and not closed.cancelled():
-            closed.exception()  # looked at, or asyncio complains that nobody did
-        if not content.is_eof() and content.exception() is None:
-            content.set_exception(ClientPayloadError("the connection is lost"))
-
-    connection = response.connection
-    if connection is not None and connection.protocol is not None:  # else the body is complete
-        closed = connection.protocol.closed
-        if closed is None:
-            lost(None)
-        else:
-            # Called in the next turn of the loop, when aiohttp has done what it does by itself.
-            closed.add_done_callback(lost)
 
 
 async def read_body(response: ClientResponse, limit: int) -> bytes:

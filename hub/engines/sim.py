@@ -7,11 +7,12 @@ no task, no queue and no await.
 """
 
 import asyncio
+from collections import abc
 from dataclasses import dataclass
 
 from hub.api.requests import Generation, Usage
 from hub.engines import sim_faults, sim_text
-from hub.engines.base import Sink
+from hub.engines.base import Load, Member, Sink
 from hub.engines.sim_faults import Fault
 from hub.engines.sim_model import DEFAULT_PROFILE, Profile, Scheduler, Sequence
 from hub.errors import HubError
@@ -81,8 +82,10 @@ class Run(Sequence):
             raise self.broken
         if self.decoded <= len(self.script):
             self.script.say(self.decoded - 1, self.sink)
-        if self.decoded < self.max_tokens:
-            return False
+        return self.decoded == self.max_tokens
+
+    def finish(self) -> None:
+        """Tell the sink that this was all."""
         self.sink.finish(self.script.finish)
         self.sink.usage(
             Usage(
@@ -91,7 +94,6 @@ class Run(Sequence):
                 reasoning_tokens=len(self.script.reasoning),
             )
         )
-        return True
 
 
 class SimEngine:
@@ -103,6 +105,7 @@ class SimEngine:
 
     name = MODEL
     continues = True
+    arrays = True
 
     def __init__(
         self,
@@ -120,6 +123,8 @@ class SimEngine:
         self._seed = seed
         self._faults = faults
         self._scheduler: Scheduler[Run] = Scheduler(profile, seed)
+        self._members: dict[Run, Member] = {}
+        """The runs that belong to arrays and are not over."""
         self._timer: asyncio.Handle | None = None
         self._now = 0.0
         self._iterations = self._tokens = self._finished = self._failed = self._aborted = 0
@@ -135,6 +140,52 @@ class SimEngine:
             self.stop(run)
         if failure is not None:
             raise failure
+
+    async def generate_array(self, members: abc.Sequence[Member]) -> None:
+        """See ``Engine``. The members run side by side, as if each had come alone.
+
+        Nobody says when a member leaves: it is seen when an iteration ends, so one that hangs
+        (``sim_faults``) stays until the task is cancelled.
+        """
+        runs: list[tuple[Run, Member]] = []
+        defect: Exception | None = None
+        try:
+            for member in members:
+                if member.left:
+                    member.done(None)
+                    continue
+                try:
+                    run = self.start(member.generation, member.sink)
+                except HubError as refusal:
+                    member.done(refusal)
+                else:
+                    self._members[run] = member
+                    runs.append((run, member))
+            while runs:
+                going = [run.done for run, _ in runs]
+                await asyncio.wait(going, return_when=asyncio.FIRST_COMPLETED)
+                ended = [(run, member) for run, member in runs if run.done.done()]
+                runs = [(run, member) for run, member in runs if not run.done.done()]
+                for run, member in ended:
+                    failure = None if run.done.cancelled() else run.done.result()
+                    if failure is not None and not isinstance(failure, HubError):
+                        defect = defect or failure
+                        failure = HubError("server_error", "The request failed inside hub.")
+                    member.done(None if member.left else failure)
+        finally:
+            for run, _ in runs:
+                self.stop(run)
+        if defect is not None:
+            raise defect  # late, so that it changes nothing for the other members
+
+    async def probe(self) -> Load:
+        return Load(
+            slots=self.profile.slots,
+            kv_tokens=self.profile.kv_tokens,
+            running=self._scheduler.running,
+            waiting=self._scheduler.waiting,
+            kv_used=self._scheduler.kv_used / self.profile.kv_tokens,
+        )
 
     async def models(self) -> list[str]:
         return [MODEL]
@@ -175,7 +226,7 @@ class SimEngine:
                 "context_length_exceeded",
                 f"The prompt has {run.prompt_tokens} tokens and the answer {run.max_tokens}; "
                 f"the context holds {self.profile.kv_tokens}.",
-                param="messages",
+                param="messages" if generation.prompt is None else "prompt",
             )
         match fault:
             case Fault("429" | "503", seconds):
@@ -231,13 +282,21 @@ class SimEngine:
 
     def _finish(self, emitted: list[Run]) -> None:
         """Tell the sinks what an iteration brought, and go on if there is more to do."""
+        for run in [run for run in self._members if self._left(run)]:
+            self.stop(run)
         for run in emitted:
+            if self._left(run):
+                self.stop(run)  # another's sink has made it leave
             if run.done.done():
                 # Stopped meanwhile, or about to be: its task was cancelled and has yet to run.
                 self._scheduler.remove(run)
                 continue
             try:
                 last = run.say()
+                if self._left(run):
+                    self.stop(run)
+                elif last and not run.over:
+                    run.finish()
             # The boundary between generations: this one ends with whatever its sink or its fault
             # raised, and all the others go on.
             except Exception as failure:
@@ -246,10 +305,21 @@ class SimEngine:
                 self._tokens += run.decoded <= len(run.script)
                 if last:
                     self._settle(run, None)
-        if self._scheduler:
-            self._begin()
-        else:
+        self._go_on()
+
+    def _go_on(self) -> None:
+        if not self._scheduler:
             self._timer = None
+        elif self.profile.static and not self._scheduler.running:
+            # As in _add: who comes in this turn of the loop belongs to the next batch.
+            self._timer = asyncio.get_running_loop().call_soon(self._begin)
+        else:
+            self._begin()
+
+    def _left(self, run: Run) -> bool:
+        """Whether it belongs to an array whose owner does not want it any more."""
+        member = self._members.get(run)
+        return member is not None and member.left
 
     def _settle(self, run: Run, failure: Exception | None) -> None:
         # A sink may have stopped its own run, or cancelled the task that waits for it.
@@ -263,6 +333,7 @@ class SimEngine:
 
     def _end(self, run: Run) -> None:
         run.over = True
+        self._members.pop(run, None)
         if run.timer is not None:
             run.timer.cancel()
         self._scheduler.remove(run)

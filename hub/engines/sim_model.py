@@ -1,6 +1,6 @@
-"""How long the simulated model takes: continuous batching on a server with one accelerator.
+"""How long the simulated model takes: batching on a server with one accelerator.
 
-The rules of its world, which are those of llama.cpp's and vLLM's schedulers:
+The rules of its world, which are those of llama.cpp's and vLLM's schedulers (continuous batching):
 
 1. Work is done in iterations. A sequence waits, is admitted, has its prompt prefilled, and then
    decodes one token in every iteration until it is removed.
@@ -14,6 +14,11 @@ The rules of its world, which are those of llama.cpp's and vLLM's schedulers:
    ``(p0 + p1 * prefilled tokens, if any) + (step(decoding), if any)``, times lognormal noise.
 6. Removing a sequence, in whatever phase, gives back exactly what it held.
 
+A *static* engine cannot batch by itself: it runs the batch that it is given to the end, as a plain
+call of a model's ``generate`` does. For it rule 2 begins: nothing is admitted while anything runs.
+What waits then, as far as slots and cache allow, is one batch; the next is admitted when its
+longest sequence has ended. Who ends early makes room for nobody.
+
 No clock and no text here: ``iterate`` says how long an iteration takes and who has a token at its
 end; the caller lets the time pass and removes the sequences that have said everything.
 """
@@ -21,7 +26,7 @@ end; the caller lets the time pass and removes the sequences that have said ever
 import random
 from bisect import bisect_right
 from collections import OrderedDict
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from operator import itemgetter
 from typing import Generic, NamedTuple, TypeVar
 
@@ -46,6 +51,8 @@ class Profile:
     them, and going on beyond the last as between the last two."""
     sigma: float = 0.05
     """Standard deviation of the logarithm of an iteration's noise, whose mean is 1."""
+    static: bool = False
+    """Whether it runs one batch to its end before it admits the next."""
 
     def __post_init__(self) -> None:
         if min(self.slots, self.kv_tokens, self.chunk) < 1:
@@ -64,10 +71,13 @@ class Profile:
         return t0 + (t1 - t0) * (decoding - n0) / (n1 - n0)
 
 
+_H100_8B = Profile("h100-8b", 16, 400_000, 2048, p0=30, p1=0.25, steps=((1, 12), (16, 24)))
+
 PROFILES: dict[str, Profile] = {
     profile.name: profile
     for profile in (
-        Profile("h100-8b", 16, 400_000, 2048, p0=30, p1=0.25, steps=((1, 12), (16, 24))),
+        _H100_8B,
+        replace(_H100_8B, name="h100-8b-static", static=True),
         Profile("h100x8-70b", 64, 1_000_000, 2048, p0=80, p1=0.5, steps=((1, 25), (64, 75))),
         Profile(
             "llama-cpu",
@@ -86,7 +96,8 @@ PROFILES: dict[str, Profile] = {
 llm-d-inference-sim publishes them for an 8B model on one H100 (30 ms + 0.25 ms a token; 12 ms,
 twice that at 16) and a 70B model on eight (80 ms + 0.5 ms; 25 ms, three times that at 64). It
 sleeps per request and has neither a KV cache nor chunks: those two numbers are ours, of the size
-that vLLM has on such machines.
+that vLLM has on such machines. ``h100-8b-static``: the same machine, under a server that batches
+only what it is given at once.
 
 ``llama-cpu``: fitted to llama-server with Gemma 3 270M (Q4_K_M) on one EPYC core, measured with
 1 to 32 requests at 1 to 16 slots. Batches of 2 to 4 are slower than one after the other there.
@@ -193,6 +204,8 @@ class Scheduler(Generic[S]):
         return Iteration(self._duration(prefilled, decoding), emitted)
 
     def _admit(self) -> None:
+        if self._profile.static and self.running:
+            return
         while self._waiting and self.running < self._profile.slots:
             head = next(iter(self._waiting))
             if self._kv_used + head.kv_tokens > self._profile.kv_tokens:

@@ -11,13 +11,16 @@ import math
 import sys
 import time
 import uuid
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import orjson
 from aiohttp import web
 
 from hub.api.requests import Generation, Json, check_depth
 from hub.engines import sim_text, sim_wire
-from hub.engines.sim import MODEL, SimEngine
+from hub.engines.base import Sink
+from hub.engines.sim import MODEL, Run, SimEngine
 from hub.engines.sim_faults import Fault
 from hub.errors import HubError
 
@@ -90,24 +93,32 @@ class _Server:
         )
 
     async def metrics(self, request: web.Request) -> web.Response:
+        """The same numbers in the words of llama.cpp and of vLLM, for whoever reads either."""
         state = self._engine.statistics()
-        values = {
-            "requests_processing": ("gauge", state.running),
-            "requests_deferred": ("gauge", state.waiting),
-            "n_decode_total": ("counter", state.iterations),
-            "tokens_predicted_total": ("counter", state.tokens),
-        }
+        served = f'{{engine="0",model_name="{MODEL}"}}'
+        # Its cache is counted in tokens, not in blocks of several.
+        cache = f'{{block_size="1",engine="0",num_gpu_blocks="{self._context}"}}'
+        values: list[tuple[str, str, str, float]] = [
+            ("llamacpp:requests_processing", "gauge", "", state.running),
+            ("llamacpp:requests_deferred", "gauge", "", state.waiting),
+            ("llamacpp:n_decode_total", "counter", "", state.iterations),
+            ("llamacpp:tokens_predicted_total", "counter", "", state.tokens),
+            ("vllm:num_requests_running", "gauge", served, state.running),
+            ("vllm:num_requests_waiting", "gauge", served, state.waiting),
+            ("vllm:kv_cache_usage_perc", "gauge", served, state.kv_used / self._context),
+            ("vllm:cache_config_info", "gauge", cache, 1),
+        ]
         lines = [
-            f"# TYPE llamacpp:{name} {kind}\nllamacpp:{name} {value}\n"
-            for name, (kind, value) in values.items()
+            f"# TYPE {name} {kind}\n{name}{labels} {value}\n"
+            for name, kind, labels, value in values
         ]
         return web.Response(text="".join(lines))
 
     async def _answer(self, request: web.Request, *, chat: bool) -> web.StreamResponse:
         try:
             body = await _body(request)
-            generation = (sim_wire.parse_chat if chat else sim_wire.parse_completion)(body)
-            fault = self._engine.fault(generation.model)
+            generations = [sim_wire.parse_chat(body)] if chat else sim_wire.parse_completion(body)
+            fault = self._engine.fault(generations[0].model)
         except HubError as failure:
             return _json(sim_wire.error_body(failure, failure.status), failure.status)
         if fault is not None and fault.kind == "html":
@@ -115,66 +126,89 @@ class _Server:
         head: Json = {
             "id": f"{'chatcmpl' if chat else 'cmpl'}-{uuid.uuid4().hex}",
             "created": int(time.time()),
-            "model": generation.model or MODEL,
+            "model": generations[0].model or MODEL,
         }
         try:
             if body.get("stream") is True:
                 news = asyncio.Event()
-                render = sim_wire.ChatStream if chat else sim_wire.TextStream
-                stream = render(head, sim_wire.wants_usage(body), fault, news.set)
-                return await self._stream(request, generation, stream, news, fault)
-            sink = sim_wire.ChatSink() if chat else sim_wire.TextSink()
-            await self._engine.generate(generation, sink)
-            return _json(sink.body(head))
-        except HubError as failure:
-            return self._refusal(failure, generation, fault)
+                size = len(generations) if isinstance(body.get("prompt"), list) else None
+                outlet = sim_wire.Outlet(fault, news.set, nulls=size - 1 if size else 0)
+                usage = sim_wire.wants_usage(body)
+                sinks: Sequence[sim_wire.ChatStream] = (
+                    [sim_wire.ChatStream(head, usage, outlet)]
+                    if chat
+                    else sim_wire.text_streams(head, usage, outlet, size)
+                )
+                with self._running(generations, sinks) as runs:
+                    return await self._stream(request, runs, outlet, news, fault)
+            folds = [sim_wire.ChatSink() if chat else sim_wire.TextSink() for _ in generations]
+            with self._running(generations, folds) as runs:
+                for run in runs:
+                    if (broken := await run.done) is not None:
+                        raise broken
+            return _json(sim_wire.whole(head, folds))
+        except HubError as refusal:
+            return self._refusal(refusal, generations, fault)
+
+    @contextmanager
+    def _running(
+        self, generations: Sequence[Generation], sinks: Sequence[Sink]
+    ) -> Iterator[list[Run]]:
+        """Run the generations side by side, until they are over or the block is left: then all
+        of them stop. Those of an array share one fate."""
+        runs: list[Run] = []
+        try:
+            for generation, sink in zip(generations, sinks, strict=True):
+                runs.append(self._engine.start(generation, sink))
+            yield runs
+        finally:
+            for run in runs:
+                self._engine.stop(run)
 
     async def _stream(
         self,
         request: web.Request,
-        generation: Generation,
-        stream: sim_wire.ChatStream,
+        runs: Sequence[Run],
+        outlet: sim_wire.Outlet,
         news: asyncio.Event,
         fault: Fault | None,
     ) -> web.StreamResponse:
-        """Write what the stream renders; whatever came since the last write goes out as one."""
+        """Write what is rendered; whatever came since the last write goes out as one."""
         response = web.StreamResponse(
             headers={"Content-Type": "text/event-stream", "Cache-Control": "no-cache"}
         )
         left = fault.amount if fault is not None and fault.kind == "cut" else sys.maxsize
-        run = self._engine.start(generation, stream)
-        run.done.add_done_callback(lambda _: news.set())
-        try:
-            over = False
-            while not over:
-                await news.wait()
-                news.clear()
-                data = stream.take()
-                if over := run.done.done():
-                    failure = run.done.result()
-                    # Nothing has been promised yet: the client gets a real status.
-                    if failure is not None and not (data or response.prepared):
-                        raise failure
-                    data += _last_words(failure)
-                    if failure is not None:
-                        response.force_close()
-                if not response.prepared:
-                    await response.prepare(request)
-                if data:
-                    await response.write(data[:left])
-                left -= len(data)
-                if left <= 0 and request.transport is not None:
-                    request.transport.abort()
-                    break
-        finally:
-            self._engine.stop(run)
+        for run in runs:
+            run.done.add_done_callback(lambda _: news.set())
+        over = False
+        while not over:
+            await news.wait()
+            news.clear()
+            data = outlet.take()
+            ended = [run.done.result() for run in runs if run.done.done()]
+            failure = next((one for one in ended if one is not None), None)
+            if over := failure is not None or len(ended) == len(runs):
+                # Nothing has been promised yet: the client gets a real status.
+                if failure is not None and not (data or response.prepared):
+                    raise failure
+                data += _last_words(failure)
+                if failure is not None:
+                    response.force_close()
+            if not response.prepared:
+                await response.prepare(request)
+            if data:
+                await response.write(data[:left])
+            left -= len(data)
+            if left <= 0 and request.transport is not None:
+                request.transport.abort()
+                break
         return response
 
     def _refusal(
-        self, failure: HubError, generation: Generation, fault: Fault | None
+        self, failure: HubError, generations: Sequence[Generation], fault: Fault | None
     ) -> web.Response:
         if failure.code == "context_length_exceeded":
-            tokens = sim_text.count_tokens(generation.messages, generation.tools)
+            tokens = max(map(sim_text.prompt_tokens, generations))
             return _json(sim_wire.too_long_body(failure, tokens, self._context), 400)
         # hub has one code for both of the statuses by which a server says that it is full.
         status = 429 if fault is not None and fault.kind == "429" else failure.status

@@ -53,6 +53,8 @@ def count_tokens(messages: Sequence[Json], tools: Sequence[Json] = ()) -> int:
 
 def prompt_tokens(generation: Generation) -> int:
     """The tokens of what an engine is asked; a text to go on with has those that made it."""
+    if generation.prompt is not None:
+        return max(1, len(generation.prompt) // 4)
     unfinished = _unfinished(generation)
     if unfinished is None:
         return count_tokens(generation.messages, generation.tools)
@@ -153,15 +155,23 @@ def _rest(generation: Generation, said: str, seed: int) -> Script:
         # Once it speaks it has done with thinking.
         reasoning = whole.reasoning if not said else ()
         return replace(whole, reasoning=reasoning, text=_between(whole.text, len(said), len(text)))
+    return _sequel(generation, said, seed)
+
+
+def _sequel(generation: Generation, said: str, seed: int) -> Script:
+    """What may follow any text."""
     rng = _random(generation, seed, "sequel")
     about = sim_prose.topics(said[-400:])
-    space = "" if said[-1:].isspace() else " "
+    space = "" if not said or said[-1].isspace() else " "
     more = sim_prose.sequel(rng, about, length=rng.randint(120, 500))
     return Script(text=tuple(tokenize(space + more)))
 
 
 def _whole(generation: Generation, seed: int) -> Script:
     """The answer without limits."""
+    if generation.prompt is not None:
+        # No template: nobody asks, so nothing is thought about and no tool is called.
+        return _sequel(generation, generation.prompt, seed)
     messages = generation.messages
     last = messages[-1] if messages else {}
     answers_tool = last.get("role") in ("tool", "function")
@@ -284,6 +294,8 @@ def _random(generation: Generation, seed: int, part: str) -> random.Random:
         list(generation.tools),
         generation.response_format,
     ]
+    if generation.prompt is not None:
+        asked.append(generation.prompt)
     digest = hashlib.blake2b(orjson.dumps(asked, option=orjson.OPT_SORT_KEYS)).hexdigest()
     return random.Random(f"{part} {digest}")
 

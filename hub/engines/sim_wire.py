@@ -2,10 +2,11 @@
 
 Pure. The shapes are llama-server's where servers differ: errors with a numeric ``code``, a role
 chunk with ``content: null`` first, ``choices: []`` in the chunk that has the usage, reasoning as
-``reasoning_content``.
+``reasoning_content``; for an array of prompts, a ``null`` event less than there are prompts, and
+each one's usage in its last chunk. The sum of those in a chunk of its own is vLLM's.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import orjson
@@ -54,14 +55,18 @@ def parse_chat(body: Json) -> Generation:
     )
 
 
-def parse_completion(body: Json) -> Generation:
-    """The request of ``POST /v1/completions``: one prompt, and that a string."""
+def parse_completion(body: Json) -> list[Generation]:
+    """The request of ``POST /v1/completions``: a generation for each prompt. No tokens."""
     fields = Fields(body)
-    prompt = fields.text("prompt")
-    if prompt is None:
+    prompts = fields.raw("prompt")
+    if prompts is None or prompts == []:
         raise fields.missing("prompt")
+    if isinstance(prompts, str):
+        prompts = [prompts]
+    if not (isinstance(prompts, list) and all(isinstance(prompt, str) for prompt in prompts)):
+        raise fields.wrong_type("prompt", "a string or an array of strings")
     extra = {key: value for key, value in body.items() if key == "seed"}
-    return _generation(fields, [{"role": "user", "content": prompt}], extra=extra)
+    return [_generation(fields, [], prompt=prompt, extra=extra) for prompt in prompts]
 
 
 def wants_usage(body: Json) -> bool:
@@ -130,7 +135,7 @@ class ChatSink:
         self._calls: list[Json] = []
         self._logprobs: list[Json] = []
         self._finish = ""
-        self._usage = Usage()
+        self.spent = Usage()
 
     def text(self, delta: str, logprobs: list[Json] | None = None) -> None:
         self._text.append(delta)
@@ -151,14 +156,13 @@ class ChatSink:
         self._finish = reason
 
     def usage(self, usage: Usage) -> None:
-        self._usage = usage
+        self.spent = usage
 
-    def body(self, head: Json) -> Json:
-        """The response, when the generation is over. ``head``: its id, time and model."""
-        choice = {"index": 0, **self._choice(), "finish_reason": self._finish}
-        return {**head, "object": self.object, "choices": [choice], "usage": self._usage.chat()}
+    def choice(self, index: int) -> Json:
+        """A choice of the response, when its generation is over."""
+        return {"index": index, **self._said(), "finish_reason": self._finish}
 
-    def _choice(self) -> Json:
+    def _said(self) -> Json:
         message: Json = {"role": "assistant", "content": "".join(self._text)}
         if self._reasoning:
             message["reasoning_content"] = "".join(self._reasoning)
@@ -176,37 +180,67 @@ class TextSink(ChatSink):
 
     object = "text_completion"
 
-    def _choice(self) -> Json:
+    def _said(self) -> Json:
         return {"text": "".join(self._text)}
 
 
-class ChatStream:
-    """A ``Sink`` that renders the events of a streamed chat completion.
+def whole(head: Json, sinks: Sequence[ChatSink]) -> Json:
+    """The response when all is over, a choice for each sink. ``head``: its id, time and model."""
+    return {
+        **head,
+        "object": sinks[0].object,
+        "choices": [sink.choice(index) for index, sink in enumerate(sinks)],
+        "usage": sum((sink.spent for sink in sinks), Usage()).chat(),
+    }
 
-    It calls ``wake`` when there is something to ``take``. The faults that need a wire happen here:
-    ``null``, ``comment`` and ``garbage``.
+
+class Outlet:
+    """The events of one stream, on their way to whoever writes them.
+
+    It calls ``wake`` when there is something to ``take``. ``nulls`` events that are ``null`` come
+    first. The faults that need a wire happen here: ``null``, ``comment`` and ``garbage``.
     """
 
-    object = "chat.completion.chunk"
-
-    def __init__(
-        self, head: Json, include_usage: bool, fault: Fault | None, wake: Callable[[], None]
-    ) -> None:
-        self._head = {**head, "object": self.object}
-        self._include_usage = include_usage
+    def __init__(self, fault: Fault | None, wake: Callable[[], None], *, nulls: int = 0) -> None:
         self._wake = wake
         self._events = 0
         self._pending: list[bytes] = []
         kind, amount = (fault.kind, fault.amount) if fault else ("", 0)
         self._comments = b": comment\n\n" * amount if kind == "comment" else b""
         self._garbage = amount if kind == "garbage" else -1
-        self._nulls = amount if kind == "null" else 0
+        self._nulls = nulls + (amount if kind == "null" else 0)
+
+    @property
+    def fresh(self) -> bool:
+        """Whether nothing was emitted yet."""
+        return not self._events
+
+    def emit(self, chunk: Json) -> None:
+        """Send a chunk."""
+        if self.fresh:
+            self._pending += [event(b"null")] * self._nulls
+        data = b'{"choices":[{"delta' if self._events == self._garbage else orjson.dumps(chunk)
+        self._events += 1
+        self._pending.append(self._comments + event(data))
+        self._wake()
 
     def take(self) -> bytes:
         """What is new since the last call."""
         taken = b"".join(self._pending)
         self._pending.clear()
         return taken
+
+
+class ChatStream:
+    """A ``Sink`` that renders the events of a streamed chat completion."""
+
+    object = "chat.completion.chunk"
+    index = 0
+
+    def __init__(self, head: Json, include_usage: bool, outlet: Outlet) -> None:
+        self._head = {**head, "object": self.object}
+        self._include_usage = include_usage
+        self._outlet = outlet
 
     def text(self, delta: str, logprobs: list[Json] | None = None) -> None:
         self._delta({"content": delta}, logprobs)
@@ -230,12 +264,11 @@ class ChatStream:
 
     def usage(self, usage: Usage) -> None:
         if self._include_usage:
-            self._emit({**self._head, "choices": [], "usage": usage.chat()})
+            self._outlet.emit({**self._head, "choices": [], "usage": usage.chat()})
 
     def _open(self) -> None:
         """The role comes with the first token and not before it."""
-        if not self._events:
-            self._pending += [event(b"null")] * self._nulls
+        if self._outlet.fresh:
             self._choice({"delta": {"role": "assistant", "content": None}})
 
     def _delta(self, delta: Json, logprobs: list[Json] | None = None) -> None:
@@ -245,15 +278,9 @@ class ChatStream:
             choice["logprobs"] = {"content": logprobs}
         self._choice(choice)
 
-    def _choice(self, choice: Mapping[str, Any], finish: str | None = None) -> None:
-        choices = [{"index": 0, **choice, "finish_reason": finish}]
-        self._emit({**self._head, "choices": choices})
-
-    def _emit(self, chunk: Json) -> None:
-        data = b'{"choices":[{"delta' if self._events == self._garbage else orjson.dumps(chunk)
-        self._events += 1
-        self._pending.append(self._comments + event(data))
-        self._wake()
+    def _choice(self, choice: Mapping[str, Any], finish: str | None = None, **more: Json) -> None:
+        choices = [{"index": self.index, **choice, "finish_reason": finish}]
+        self._outlet.emit({**self._head, "choices": choices, **more})
 
 
 class TextStream(ChatStream):
@@ -262,17 +289,56 @@ class TextStream(ChatStream):
     object = "text_completion"
 
     def text(self, delta: str, logprobs: list[Json] | None = None) -> None:
-        self._open()
         self._choice({"text": delta})
 
     def finish(self, reason: str) -> None:
-        self._open()
         self._choice({"text": ""}, reason)
 
-    def _open(self) -> None:
-        """A completion has no role; what a fault puts first is all that comes before its text."""
-        if not self._events:
-            self._pending += [event(b"null")] * self._nulls
+
+class MemberStream(TextStream):
+    """A ``TextStream`` for one prompt of an array, beside the others on the same outlet.
+
+    ``counts`` gathers the usage of all ``size`` of them.
+    """
+
+    def __init__(
+        self,
+        head: Json,
+        include_usage: bool,
+        outlet: Outlet,
+        *,
+        index: int,
+        size: int,
+        counts: list[Usage],
+    ) -> None:
+        super().__init__(head, include_usage, outlet)
+        self.index = index
+        self._size = size
+        self._counts = counts
+        self._reason = ""
+
+    def finish(self, reason: str) -> None:
+        self._reason = reason
+
+    def usage(self, usage: Usage) -> None:
+        """The engine tells it last."""
+        self._choice({"text": ""}, self._reason, usage=usage.chat())
+        self._counts.append(usage)
+        if len(self._counts) == self._size:
+            super().usage(sum(self._counts, Usage()))
+
+
+def text_streams(
+    head: Json, include_usage: bool, outlet: Outlet, size: int | None
+) -> list[TextStream]:
+    """The sinks of a streamed completion: of an array of ``size`` prompts, or of one string."""
+    if size is None:
+        return [TextStream(head, include_usage, outlet)]
+    counts: list[Usage] = []
+    return [
+        MemberStream(head, include_usage, outlet, index=index, size=size, counts=counts)
+        for index in range(size)
+    ]
 
 
 def _call(call_id: str | None, name: str | None, arguments: str) -> Json:

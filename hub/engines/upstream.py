@@ -1,7 +1,8 @@
 """The engine that asks an OpenAI-compatible model server.
 
-One generation is one streamed ``POST /v1/chat/completions`` on a connection of its own (see
-``http_client.py``). Two rules of its time:
+One generation is one streamed ``POST`` on a connection of its own (see ``exchange.py``): to
+``/v1/chat/completions``, or to ``/v1/completions`` if it goes on from a raw prompt. Several of the
+latter can be one such request (``arrays.py``). Two rules of its time:
 
 - **No deadline for the first byte.** A queued request gets neither headers nor pings until its
   first token. Only silence counts: ``idle_timeout`` seconds without a byte.
@@ -14,40 +15,36 @@ the dispatcher's decision.
 
 import asyncio
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from io import BytesIO
+from dataclasses import replace
+from typing import NamedTuple
 from urllib.parse import urlsplit
 
 import orjson
 from aiohttp import ClientResponse, ClientSession
 
 from hub.api.requests import Generation, Json
-from hub.api.sse import SseParser
-from hub.engines.base import Sink
+from hub.engines.arrays import ArrayReader, array_body
+from hub.engines.base import Load, Member, Sink
 from hub.engines.chat_errors import error_from_response
 from hub.engines.chat_wire import ChunkReader, model_names, request_body
-from hub.engines.http_client import FAILURES, fail_when_lost, failure, open_session, read_body
+from hub.engines.exchange import Exchange, Target
+from hub.engines.http_client import FAILURES, failure, open_session, read_body
+from hub.engines.load import parse_metrics, parse_props
+from hub.engines.relay import ERROR_BODY_TIMEOUT, MAX_BODY, MAX_ERROR_BODY, Relay
+from hub.engines.stream_wire import StreamReader
+from hub.engines.text_wire import TextReader, text_body
 from hub.errors import HubError
 
-MAX_BODY = 8 << 20
-"""Bytes of an answer that is no stream: a list of models, or a whole message."""
-
-MAX_ERROR_BODY = 64 << 10
-"""Bytes of an error's body that are read."""
-
-ERROR_BODY_TIMEOUT = 5.0
-"""Seconds for the body of an error. Without it the status has to do."""
+LOST = frozenset({"upstream_incomplete_stream", "upstream_timeout", "upstream_unavailable"})
+"""What a connection that breaks off fails with."""
 
 QUESTION_TIMEOUT = 10.0
 """Seconds for an answer that takes no inference (``/v1/models``, ``/props``)."""
 
-USAGE_GRACE = 5.0
-"""Seconds that the usage and ``[DONE]`` may take after the finish reason. The answer is whole by
-then, so a server that forgets to close costs no more than this, and no error."""
-
-MAX_SLOTS = 65536
-"""A server that claims more than this is not believed."""
+ASK_AGAIN = 60.0
+"""Seconds after which a server is asked again what it has refused to say."""
 
 
 class UpstreamEngine:
@@ -56,7 +53,8 @@ class UpstreamEngine:
     ``base_url`` is the server's address, with or without ``/v1``. ``models`` maps the names that
     clients use to the server's own; "" is the name of a request that names none, and any other
     name goes through as it is. ``slots`` is how many requests the server runs at once, if the
-    configuration knows; ``probe_slots`` asks. Timeouts are in seconds.
+    configuration knows; else ``probe`` asks. ``arrays``: the server takes several prompts in one
+    completion. Timeouts are in seconds.
     """
 
     def __init__(
@@ -69,11 +67,13 @@ class UpstreamEngine:
         idle_timeout: float = 300.0,
         slots: int | None = None,
         continues: bool = False,
+        arrays: bool = False,
     ) -> None:
         self._api = api_url(base_url)
         self.name = self._api
         self.slots = slots
         self.continues = continues
+        self.arrays = arrays
         self._names = dict(models or {})
         self._connect_timeout = connect_timeout
         self._idle_timeout = idle_timeout
@@ -83,11 +83,17 @@ class UpstreamEngine:
             if not (api_key.isascii() and api_key.isprintable()):
                 raise ValueError("an API key has printable ASCII characters only")
             self._headers["Authorization"] = f"Bearer {api_key}"
+        self._target = Target(self._api, self._headers)
         self._session: ClientSession | None = None
         self._default: str | None = None
         """The server's first model, once it was asked."""
         self._served: frozenset[str] = frozenset(self._names)
         """Every name that is known to work."""
+        self._configured_slots = slots
+        self._props: Load | None = None
+        """What ``/props`` said, once it did."""
+        self._ask_at: dict[str, float] = {}
+        """When to ask again for what was refused."""
 
     def serves(self, model: str) -> bool | None:
         # Never False: llama.cpp takes any name, and others load models that they do not list.
@@ -99,13 +105,26 @@ class UpstreamEngine:
             raise HubError(
                 "worker_lost", "The model server is not known to go on with an unfinished text."
             )
-        body = request_body(generation, await self._model(generation.model))
+        model = await self._model(generation.model)
         try:
-            await self._stream(body, ChunkReader(sink))
+            if generation.prompt is None:
+                body = request_body(generation, model)
+                await self._stream("chat/completions", body, ChunkReader(sink))
+            else:
+                body = text_body(generation, model)
+                await self._stream("completions", body, TextReader(sink))
         except HubError as error:
-            if error.code == "model_not_found":
-                self._default = None  # the server may serve another one now: look again
+            self._look_again(error)
             raise
+
+    async def generate_array(self, members: Sequence[Member]) -> None:
+        reader = ArrayReader(members)
+        try:
+            model = await self._model(members[0].generation.model)
+            await self._stream("completions", array_body(members, model), reader)
+        except HubError as error:
+            self._look_again(error)
+            reader.fail(error)
 
     async def models(self) -> list[str]:
         listed = await self._listed()
@@ -113,22 +132,33 @@ class UpstreamEngine:
         aliases = [name for name in self._names if name]
         return list(dict.fromkeys([*default, *aliases, *listed]))
 
-    async def probe_slots(self) -> int | None:
-        """Ask a llama.cpp server how many requests it runs at once, and keep that in ``slots``.
+    async def probe(self) -> Load:
+        """See ``Engine``. Configured slots stand, whatever the server says.
 
-        A configured number stands. ``None`` means that the server does not say, which is what
-        every other kind of server does; it is not an error.
+        llama.cpp is recognized by its ``/props``, and then ``continues`` is set. What a server has
+        refused to say counts as unsaid, and it is asked again after ``ASK_AGAIN``.
         """
+        try:
+            now = await self._ask_all()
+        except HubError:
+            # Whoever answers next may be another server.
+            self._props = None
+            self._ask_at.clear()
+            raise
+        props = self._props or Load()
+        return replace(
+            now,
+            slots=self._configured_slots or props.slots,
+            # Metrics tell of one cache; the product of slots and context is a guess.
+            kv_tokens=now.kv_tokens or props.kv_tokens,
+        )
+
+    async def probe_slots(self) -> int | None:
+        """``probe`` until the slots are known. ``None`` means that the server does not say, which
+        is what every server but llama.cpp does; it is not an error."""
         if self.slots is None:
-            try:
-                props = orjson.loads(await self._get(f"{_root(self._api)}/props"))
-            except (HubError, orjson.JSONDecodeError):
-                return None
-            total = props.get("total_slots") if isinstance(props, dict) else None
-            if type(total) is int and 0 < total <= MAX_SLOTS:
-                self.slots = total
-                # It is llama.cpp, which goes on with a last message of the assistant's.
-                self.continues = True
+            with suppress(HubError):
+                await self.probe()
         return self.slots
 
     async def close(self) -> None:
@@ -160,70 +190,112 @@ class UpstreamEngine:
             self._default = listed[0]
         return self._default
 
+    def _look_again(self, error: HubError) -> None:
+        """Forget the default model if that is what the server does not know any more."""
+        if error.code == "model_not_found":
+            self._default = None
+
     async def _listed(self) -> list[str]:
         listed = model_names(await self._get(f"{self._api}/models"))
         self._served = frozenset([*self._names, *listed])
         return listed
 
-    async def _stream(self, body: Json, reader: ChunkReader) -> None:
+    async def _stream(self, path: str, body: Json, reader: StreamReader | ArrayReader) -> None:
         """Send a request and relay its answer to the reader, to the end."""
-        begun = False
+        relay = Relay(reader)
+        request = self._target.request(path, orjson.dumps(body))
+        exchange = Exchange(request, relay, idle_timeout=self._idle_timeout)
         try:
-            # aiohttp's own idle timeout starts when the body is sent: this one ends the wait for a
-            # server that accepts the connection and never reads.
-            async with asyncio.timeout(self._connect_timeout + self._idle_timeout) as deadline:
-                response = await self._http().post(
-                    f"{self._api}/chat/completions",
-                    # As a file it is sent piece by piece: a large prompt does not hold up the loop.
-                    data=BytesIO(orjson.dumps(body)),
-                    headers={"Content-Type": "application/json", "Accept": "text/event-stream"},
-                    allow_redirects=False,
-                )
-                begun = True
-                try:
-                    if response.status != 200:
-                        raise await _refusal(response)
-                    fail_when_lost(response)
-                    deadline.reschedule(None)
-                    await _relay(response, reader, deadline)
-                finally:
-                    response.close()
-        except FAILURES as error:
+            await self._connect(exchange)
+            await exchange.done
+        except HubError as error:
             # What breaks after the finish reason can only cost the usage: no reason to fail.
-            if not reader.finished:
-                raise failure(error, begun=begun) from error
+            if not (reader.finished and error.code in LOST):
+                raise
+        finally:
+            exchange.close()
+        relay.end()
         reader.end()
+
+    async def _connect(self, exchange: Exchange) -> None:
+        try:
+            async with asyncio.timeout(self._connect_timeout):
+                await self._target.connect(exchange)
+        except OSError as error:
+            raise HubError("upstream_unavailable", "The model server cannot be reached.") from error
+
+    async def _ask_all(self) -> Load:
+        """Ask what is not known already, and get what the metrics say."""
+        props = await self._ask_own("/props") if self._props is None else None
+        metrics = await self._ask_own("/metrics")
+        if props is not None and props.refusal is None:
+            self._props = parse_props(props.body)
+            if self._props.slots is not None:
+                self.slots = self._configured_slots or self._props.slots
+                # It is llama.cpp, which goes on with a last message of the assistant's.
+                self.continues = True
+        answers = [answer for answer in (props, metrics) if answer is not None]
+        if all(answer.refusal for answer in answers):
+            for answer in answers:
+                if answer.refusal and answer.status == 503:
+                    raise answer.refusal  # llama.cpp loads its model, but lists it already
+            models = await self._ask(f"{self._api}/models")
+            if models.refusal and not models.alive:
+                raise models.refusal
+        return parse_metrics(metrics.body) if metrics is not None else Load()
+
+    async def _ask_own(self, path: str) -> "_Answer | None":
+        """Ask a question that not every server knows; ``None`` if it does not, or did not lately.
+
+        Raises ``HubError`` if nobody is there to be asked.
+        """
+        now = asyncio.get_running_loop().time()
+        if now < self._ask_at.get(path, now):
+            return None
+        try:
+            answer = await self._ask(_root(self._api) + path)
+        except HubError as error:
+            if error.code in ("upstream_unavailable", "upstream_timeout"):
+                raise
+            answer = None  # something else is at that address, and not for us
+        if answer is None or (answer.refusal and answer.status != 503):
+            self._ask_at[path] = now + ASK_AGAIN
+        return answer
 
     async def _get(self, url: str) -> bytes:
         """The body of a small answer."""
+        answer = await self._ask(url)
+        if answer.refusal is not None:
+            raise answer.refusal
+        return answer.body
+
+    async def _ask(self, url: str) -> "_Answer":
+        """A small answer, whatever its status. Raises ``HubError`` if none comes."""
         try:
             async with asyncio.timeout(QUESTION_TIMEOUT):
                 response = await self._http().get(url, allow_redirects=False)
                 try:
                     if response.status != 200:
-                        raise await _refusal(response)
-                    return await _whole(response)
+                        return _Answer(response.status, refusal=await _refusal(response))
+                    return _Answer(response.status, await _whole(response))
                 finally:
                     response.close()
         except FAILURES as error:
             raise failure(error, begun=False) from error
 
 
-async def _relay(response: ClientResponse, reader: ChunkReader, deadline: asyncio.Timeout) -> None:
-    """Feed the reader with an answer's body, until it has said that it is done or has ended."""
-    if response.content_type == "application/json":
-        reader.feed(await _whole(response))  # the server ignores "stream"
-        return
-    if response.content_type == "text/html":
-        raise HubError("upstream_protocol_error", "The model server answered with a web page.")
-    parser = SseParser()
-    async for chunk in response.content.iter_any():
-        for payload in parser.feed(chunk):
-            reader.feed(payload)
-        if reader.done:
-            return
-        if reader.finished and deadline.when() is None:
-            deadline.reschedule(asyncio.get_running_loop().time() + USAGE_GRACE)
+class _Answer(NamedTuple):
+    """What a server says to a question that takes no inference."""
+
+    status: int
+    body: bytes = b""
+    refusal: HubError | None = None
+    """What a status other than 200 means."""
+
+    @property
+    def alive(self) -> bool:
+        """Whether a server that answers this may answer prompts: it does not know the question."""
+        return 400 <= self.status < 500 and self.status not in (401, 403)
 
 
 async def _refusal(response: ClientResponse) -> HubError:

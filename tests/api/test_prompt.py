@@ -48,6 +48,13 @@ def test_the_messages_of_a_chat_request_stay_as_they_came() -> None:
     assert with_messages(request, []) is request
 
 
+def test_a_raw_prompt_gets_no_messages() -> None:
+    """Not even an empty one: it is text to go on from, and nobody's turn."""
+    for prompt in ("Once upon a time", ""):
+        request = Request("", Generation("", (), prompt=prompt))
+        assert with_messages(request, []) is request
+
+
 def call(call_id: str) -> Json:
     return {"type": "function_call", "call_id": call_id, "name": "f", "arguments": "{}"}
 

@@ -275,7 +275,8 @@ def test_what_is_echoed_without_being_asked() -> None:
         ({"store": False}, {"store": False}),
         ({"background": True}, {"background": True}),
         ({"truncation": "auto"}, {"truncation": "auto"}),
-        ({"service_tier": "flex"}, {"service_tier": "default"}),
+        ({"service_tier": "flex"}, {"service_tier": "flex"}),
+        ({"service_tier": "priority"}, {"service_tier": "default"}),
         ({"tool_choice": "required"}, {"tool_choice": "required"}),
         ({"text": {"format": {"type": "json_object"}}},) * 2,
         (

@@ -8,13 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hub.api.requests import Generation, Usage
-from hub.engines.chat_wire import (
-    MAX_TOKENS,
-    MAX_TOOL_CALLS,
-    ChunkReader,
-    model_names,
-    request_body,
-)
+from hub.engines.chat_wire import MAX_TOOL_CALLS, ChunkReader, model_names, request_body
+from hub.engines.stream_wire import MAX_TOKENS
 from hub.errors import HubError
 from tests.engines.recording import RecordingSink
 

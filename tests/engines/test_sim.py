@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from hub.api.requests import Generation, Json, Usage
 from hub.clock import run_virtual
-from hub.engines.base import Engine
+from hub.engines.base import Engine, Load
 from hub.engines.sim import MAX_LAG, SimEngine, SimStatistics
 from hub.engines.sim_model import PROFILES, Profile
 from hub.engines.sim_text import full_text, script
@@ -365,6 +365,294 @@ def test_closing_forgets_the_iteration_under_way() -> None:
 
     with pytest.raises(RuntimeError, match="nothing is scheduled"):
         run_virtual(main())
+
+
+# -- A static engine
+
+
+STATIC = replace(EXACT, static=True)
+
+
+def test_a_static_batch_is_what_came_in_one_turn_of_the_loop() -> None:
+    """Who comes an instant later waits for the longest of the batch, though slots are free."""
+    engine = SimEngine(STATIC)
+    batch = [Times() for _ in range(3)]
+    late = Times()
+
+    async def come_late() -> None:
+        await asyncio.sleep(0.001)
+        await engine.generate(ask(max_tokens=1), late)
+
+    async def main() -> None:
+        await asyncio.gather(
+            *(
+                engine.generate(ask(max_tokens=tokens), sink)
+                for tokens, sink in zip((1, 2, 5), batch, strict=True)
+            ),
+            come_late(),
+        )
+
+    run_virtual(main())
+    assert [sink.at[-1] for sink in batch] == pytest.approx([0.01, 0.02, 0.05])
+    assert late.at == pytest.approx([0.06])
+
+
+def test_who_comes_when_a_static_batch_ends_joins_the_next() -> None:
+    """The next batch begins after the turn of the loop in which the last one ended."""
+    engine = SimEngine(STATIC)
+    waiting, joining = Times(), Times()
+
+    async def main() -> None:
+        tasks: list[asyncio.Task[None]] = []
+
+        def join() -> None:
+            tasks.append(asyncio.create_task(engine.generate(ask(max_tokens=1), joining)))
+
+        first = asyncio.create_task(engine.generate(ask(max_tokens=2), Reacting(2, join)))
+        await asyncio.sleep(0.005)
+        await engine.generate(ask(max_tokens=1), waiting)
+        await asyncio.wait([first, *tasks])
+
+    run_virtual(main())
+    assert waiting.at == joining.at == pytest.approx([0.03])
+    assert engine.statistics().iterations == 3
+
+
+def test_a_static_batch_that_is_stopped_is_over() -> None:
+    """What waits is admitted when nothing of the batch is left, whatever became of it."""
+    engine = SimEngine(STATIC)
+    late = Times()
+
+    async def main() -> None:
+        first = engine.start(ask(), Times())
+        await asyncio.sleep(0.015)
+        run = engine.start(ask(max_tokens=1), late)
+        engine.stop(first)
+        await run.done
+        assert at_rest(engine)
+
+    run_virtual(main())
+    assert late.at == pytest.approx([0.03])
+
+
+# -- Arrays
+
+
+class ArrayMember:
+    """A ``Member`` that notes its end, and checks what it was promised."""
+
+    def __init__(self, generation: Generation, sink: Times | None = None) -> None:
+        self.generation = generation
+        self.sink = sink or Times()
+        self.left = False
+        self.ends: list[HubError | None] = []
+
+    def leave(self) -> None:
+        self.left = True
+
+    def done(self, error: HubError | None) -> None:
+        assert not self.ends, "its end is told once"
+        self.ends.append(error)
+
+
+def test_members_of_an_array_run_side_by_side() -> None:
+    """Each member's sink hears what ``generate`` would have told it, and its end comes then."""
+    generations = [ask(f"question {n}", max_tokens=n) for n in (3, 1, 4, 2)]
+
+    async def main() -> None:
+        engine: Engine = SimEngine(EXACT, seed=2)
+        assert engine.arrays
+        members = [ArrayMember(generation) for generation in generations]
+        task = asyncio.create_task(engine.generate_array(members))
+        ended = []
+        for _ in range(4):
+            await asyncio.sleep(0.0101)
+            ended.append([len(member.ends) for member in members])
+        assert ended == [[0, 1, 0, 0], [0, 1, 0, 1], [1, 1, 0, 1], [1, 1, 1, 1]]
+        await task
+        for member in members:
+            assert member.ends == [None]
+            assert member.sink.spoken == full_text(member.generation, seed=2)
+            assert member.sink.events[0] == "length"
+        await engine.close()
+
+    run_virtual(main())
+
+
+def test_a_member_of_an_array_fails_alone() -> None:
+    """Whether it is refused at first or breaks later: the others do not notice."""
+    engine = SimEngine(EXACT, faults=True)
+    models = ["gpt", "sim+400", "sim+429=7", "sim+error=2", "sim+eof=0", "sim", "sim+slow=1"]
+    members = [ArrayMember(ask(model=model)) for model in models]
+    run_virtual(engine.generate_array(members))
+    codes = [error.code if error else None for member in members for error in member.ends]
+    assert codes == [
+        "model_not_found",
+        "context_length_exceeded",
+        "upstream_overloaded",
+        "upstream_error",
+        "upstream_incomplete_stream",
+        None,
+        None,
+    ]
+    refused = members[2].ends[0]
+    assert refused is not None
+    assert refused.retry_after == 7
+    assert [len(member.sink.at) for member in members[:5]] == [0, 0, 0, 2, 0]
+    assert all(member.sink.spoken == full_text(member.generation) for member in members[5:])
+    assert at_rest(engine)
+
+
+def test_an_empty_array_is_over_at_once() -> None:
+    """Without members there is nothing to wait for."""
+    run_virtual(SimEngine(EXACT).generate_array([]))
+
+
+@settings(max_examples=40)
+@given(st.lists(st.integers(-1, 90), min_size=1, max_size=9), st.booleans())
+def test_a_member_that_leaves_is_stopped_and_not_called_again(
+    patience: list[int], static: bool
+) -> None:
+    """Whenever it leaves (in iterations; before the start if negative), waiting ones included: its
+    sink is not called any more, its place is free, and the others go on."""
+    engine = SimEngine(replace(EXACT, static=static), seed=5)
+    members = [ArrayMember(ask(f"question {n}", max_tokens=40)) for n in range(len(patience))]
+    heard: dict[int, int] = {}
+
+    def leave(n: int) -> None:
+        members[n].leave()
+        heard[n] = len(members[n].sink.at)
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        for n, time in enumerate(patience):
+            if time < 0:
+                leave(n)
+            else:
+                loop.call_at(time / 100, leave, n)
+        await engine.generate_array(members)
+        assert at_rest(engine)
+        await engine.close()
+
+    run_virtual(main())
+    for n, member in enumerate(members):
+        whole = full_text(member.generation, seed=5)
+        assert member.ends == [None]
+        assert len(member.sink.at) == heard.get(n, len(member.sink.at))
+        assert member.sink.spoken == whole if member.sink.events else n in heard
+    started = sum(time >= 0 for time in patience)
+    state = engine.statistics()
+    assert state.finished == sum(bool(member.sink.events) for member in members)
+    assert state.finished + state.aborted == started
+
+
+@pytest.mark.parametrize("tokens", [3, 5])
+def test_a_member_may_leave_while_its_sink_or_anothers_is_called(tokens: int) -> None:
+    """Nothing is said to it after that: neither its next token nor, if there is none, the end."""
+    members = [ArrayMember(ask(max_tokens=5)) for _ in range(2)]
+
+    def leave() -> None:
+        for member in members:
+            member.leave()
+
+    sinks = [Reacting(tokens, leave), Times()]
+    for member, sink in zip(members, sinks, strict=True):
+        member.sink = sink
+    engine = SimEngine(EXACT)
+    run_virtual(engine.generate_array(members))
+    assert [len(sink.at) for sink in sinks] == [tokens, tokens - 1]
+    assert [sink.events for sink in sinks] == [[], []]
+    assert [member.ends for member in members] == [[None], [None]]
+    assert engine.statistics().aborted == 2
+
+
+def test_a_waiting_member_that_leaves_waits_no_longer() -> None:
+    """It is seen at the end of an iteration, though it has not been admitted."""
+
+    async def main() -> None:
+        engine = SimEngine(replace(EXACT, slots=1))
+        members = [ArrayMember(ask()) for _ in range(3)]
+        task = asyncio.create_task(engine.generate_array(members))
+        await asyncio.sleep(0.015)
+        members[1].leave()
+        await asyncio.sleep(0.01)
+        assert [member.ends for member in members] == [[], [None], []]
+        assert (engine.statistics().running, engine.statistics().waiting) == (1, 1)
+        await task
+
+    run_virtual(main())
+
+
+def test_how_a_member_fails_that_has_left_is_nobodys_business() -> None:
+    """Its end is an end, whatever its sink or its fault raised meanwhile."""
+    member = ArrayMember(ask(model="sim+error=2"))
+
+    def fail() -> None:
+        member.leave()
+        raise HubError("server_error", "Nobody hears this.")
+
+    member.sink = Reacting(2, fail)
+    run_virtual(SimEngine(EXACT, faults=True).generate_array([member]))
+    assert member.ends == [None]
+
+
+def test_cancelling_an_array_stops_all_of_it() -> None:
+    """Nobody is told an end, not even a member that ended in the same turn of the loop."""
+
+    async def main() -> None:
+        engine = SimEngine(EXACT, faults=True)
+        cancel = Reacting(3, lambda: task.cancel())
+        members = [
+            ArrayMember(ask(max_tokens=3), cancel),
+            ArrayMember(ask(model="sim+hang")),
+            *(ArrayMember(ask()) for _ in range(5)),
+        ]
+        task = asyncio.create_task(engine.generate_array(members))
+        await asyncio.wait([task])
+        assert task.cancelled()
+        assert not any(member.ends for member in members)
+        assert at_rest(engine)
+        await engine.close()
+
+    run_virtual(main())
+
+
+def test_a_defect_of_one_members_sink_comes_up_when_all_have_ended() -> None:
+    """It ends that member as a failure of hub's, and the others as usual."""
+
+    def fail() -> None:
+        raise LookupError("a sink's defect")
+
+    engine = SimEngine(EXACT)
+    members = [ArrayMember(ask(), Reacting(2, fail)), ArrayMember(ask())]
+    with pytest.raises(LookupError, match="a sink's defect"):
+        run_virtual(engine.generate_array(members))
+    assert [error.code if error else None for m in members for error in m.ends] == [
+        "server_error",
+        None,
+    ]
+    assert members[1].sink.spoken == full_text(ask())
+
+
+# -- What it says of itself
+
+
+def test_it_tells_how_it_is() -> None:
+    """Its size, what it runs and holds, and the share of its cache that those have reserved."""
+
+    async def main() -> None:
+        engine = SimEngine(replace(EXACT, slots=1, kv_tokens=100))
+        assert await engine.probe() == Load(1, 100, 0, 0, 0.0)
+        runs = [engine.start(ask("x" * 12, max_tokens=10), Times()) for _ in range(2)]
+        await asyncio.sleep(0.005)
+        reserved = engine.statistics().kv_used
+        assert reserved == runs[0].kv_tokens
+        assert await engine.probe() == Load(1, 100, 1, 1, reserved / 100)
+        for run in runs:
+            engine.stop(run)
+        await engine.close()
+
+    run_virtual(main())
 
 
 # -- Models and errors

@@ -84,6 +84,56 @@ def test_work_conserving(arrivals: list[tuple[int, int]]) -> None:
         assert full or scheduler.kv_used + head.kv_tokens > SMALL.kv_tokens
 
 
+@given(st.lists(st.tuples(st.booleans(), sizes), min_size=1, max_size=20))
+def test_a_static_engine_runs_one_batch_to_its_end(
+    arrivals: list[tuple[bool, tuple[int, int]]],
+) -> None:
+    """Nothing is admitted while anything runs; then as many as fit, in order of arrival. (An
+    arrival comes before the next iteration, or with the one before it.)"""
+    profile = replace(SMALL, static=True)
+    scheduler: Scheduler[Sequence] = Scheduler(profile)
+    waiting: list[Sequence] = []
+    running: list[Sequence] = []
+    while arrivals or scheduler:
+        if arrivals:
+            _, size = arrivals.pop(0)
+            waiting.append(Sequence(*size))
+            scheduler.add(waiting[-1])
+            if arrivals and arrivals[0][0]:
+                continue
+        if not running:
+            kv_tokens = 0
+            while waiting and len(running) < profile.slots:
+                kv_tokens += waiting[0].kv_tokens
+                if kv_tokens > profile.kv_tokens:
+                    break
+                running.append(waiting.pop(0))
+        emitted = scheduler.iterate().emitted
+        assert set(emitted) <= set(running)
+        for sequence in emitted:
+            if sequence.decoded == sequence.max_tokens:
+                scheduler.remove(sequence)
+                running.remove(sequence)
+        assert (scheduler.running, scheduler.waiting) == (len(running), len(waiting))
+        assert scheduler.kv_used == sum(sequence.kv_tokens for sequence in running)
+
+
+def test_who_ends_early_in_a_static_batch_makes_room_for_nobody() -> None:
+    """A removed sequence, too: only when the last of the batch is gone the next one begins."""
+    scheduler: Scheduler[Sequence] = Scheduler(replace(SMALL, static=True))
+    short, aborted, long, late = (Sequence(1, tokens) for tokens in (1, 9, 3, 1))
+    for sequence in (short, aborted, long):
+        scheduler.add(sequence)
+    assert scheduler.iterate().emitted == [short, aborted, long]
+    scheduler.add(late)
+    scheduler.remove(short)
+    scheduler.remove(aborted)
+    assert scheduler.iterate().emitted == [long]
+    assert scheduler.iterate().emitted == [long]
+    scheduler.remove(long)
+    assert scheduler.iterate().emitted == [late]
+
+
 @pytest.mark.parametrize("iterations", [0, 1, 2, 5], ids=["waiting", "prefilling", "half", "late"])
 def test_removal_gives_back_what_was_held(iterations: int) -> None:
     scheduler: Scheduler[Sequence] = Scheduler(SMALL)
@@ -173,6 +223,14 @@ def test_impossible_profiles_are_refused(change: dict[str, object], why: str) ->
     fields = {name: getattr(SMALL, name) for name in SMALL.__slots__}
     with pytest.raises(ValueError, match=why):
         Profile(**{**fields, **change})
+
+
+def test_the_static_profile_is_the_same_machine() -> None:
+    """What differs between the two is when sequences are admitted, and nothing else."""
+    static = PROFILES["h100-8b-static"]
+    assert static.static
+    assert replace(static, name="h100-8b", static=False) == PROFILES["h100-8b"]
+    assert sum(profile.static for profile in PROFILES.values()) == 1
 
 
 def test_profiles_are_named_as_they_are_listed() -> None:

@@ -13,10 +13,13 @@ import pytest
 from aiohttp import ClientSession, web
 
 from hub.api.requests import Generation, Json
+from hub.engines.base import Load
+from hub.engines.load import parse_metrics
 from hub.engines.sim import SimEngine
 from hub.engines.sim_model import Profile
 from hub.engines.sim_server import create_app, create_runner
 from hub.engines.sim_text import full_text, script
+from hub.engines.upstream import UpstreamEngine
 
 FAST = Profile("fast", 2, 5_000, 2048, p0=0.01, p1=0, steps=((1, 0.01), (2, 0.01)))
 GLACIAL = Profile("glacial", 1, 5_000, 2048, p0=1, p1=0, steps=((1, 1e9), (2, 1e9)))
@@ -28,6 +31,11 @@ TOOL: Json = {
     "type": "function",
     "function": {"name": "look_up", "parameters": {"type": "object", "required": ["what"]}},
 }
+
+
+def going_on(prompt: str, **limits: Any) -> str:
+    """What the simulated model has to say after a raw text."""
+    return full_text(Generation("sim", (), prompt=prompt, **limits))
 
 
 @asynccontextmanager
@@ -160,7 +168,7 @@ async def test_an_unfinished_answer_is_gone_on_with(client: ClientSession) -> No
 
 async def test_completions(client: ClientSession) -> None:
     answer = await ask(client, "completions", prompt="Tell me about rivers", max_tokens=9)
-    text = "".join(script(GENERATION).text[:9])
+    text = going_on("Tell me about rivers", max_tokens=9)
     assert answer["choices"] == [{"index": 0, "text": text, "finish_reason": "length"}]
     body = {
         "prompt": "Tell me about rivers",
@@ -172,6 +180,87 @@ async def test_completions(client: ClientSession) -> None:
         null, *chunks, done = events(await response.read())
     texts = [orjson.loads(chunk)["choices"][0]["text"] for chunk in chunks]
     assert (null, done, "".join(texts)) == (b"null", b"[DONE]", text)
+
+
+async def test_the_usage_of_a_streamed_completion(client: ClientSession) -> None:
+    end, counts = (await complete(client, prompt="Once", stream_options=WITH_USAGE))[-2:]
+    assert end["choices"] == [{"index": 0, "text": "", "finish_reason": "stop"}]
+    assert "usage" not in end
+    assert counts["choices"] == []
+    assert counts["usage"]["completion_tokens"] == len(script(Generation("", (), prompt="Once")))
+    assert (await complete(client, prompt="Once"))[-1]["choices"]
+
+
+WITH_USAGE = {"include_usage": True}
+PROMPTS = ["Once upon a time", "", "Tell me about rivers"]
+
+
+async def complete(client: ClientSession, *, nulls: int = 0, **fields: Any) -> list[Json]:
+    """The chunks of a streamed completion that ends well."""
+    async with client.post("/v1/completions", json={"stream": True, **fields}) as response:
+        assert response.status == 200
+        *chunks, done = events(await response.read())
+    assert done == b"[DONE]"
+    assert chunks[:nulls] == [b"null"] * nulls
+    return [orjson.loads(chunk) for chunk in chunks[nulls:]]
+
+
+async def test_an_array_of_prompts_as_a_stream(client: ClientSession) -> None:
+    """Null events first, one for each prompt but one; each one's usage in its last chunk."""
+    chunks = await complete(client, nulls=2, prompt=PROMPTS, max_tokens=20)
+    texts, usage = [""] * 3, [0] * 3
+    for chunk in chunks:
+        (choice,) = chunk["choices"]
+        assert not usage[choice["index"]], "news after its end"
+        texts[choice["index"]] += choice["text"]
+        assert ("usage" in chunk) is (choice["finish_reason"] == "length")
+        if "usage" in chunk:
+            usage[choice["index"]] = chunk["usage"]["completion_tokens"]
+    assert texts == [going_on(prompt, max_tokens=20) for prompt in PROMPTS]
+    assert usage == [20] * 3
+    order = [chunk["choices"][0]["index"] for chunk in chunks]
+    assert order != sorted(order), "they interleave"
+
+
+async def test_the_usage_of_an_array_as_a_sum(client: ClientSession) -> None:
+    *rest, total = await complete(
+        client, nulls=2, prompt=PROMPTS, max_tokens=20, stream_options=WITH_USAGE
+    )
+    assert total["choices"] == []
+    assert total["usage"]["completion_tokens"] == 60
+    assert sum("usage" in chunk for chunk in rest) == 3
+
+
+async def test_an_array_of_prompts_as_a_whole(client: ClientSession) -> None:
+    answer = await ask(client, "completions", prompt=PROMPTS, max_tokens=20)
+    assert answer["choices"] == [
+        {"index": index, "text": going_on(prompt, max_tokens=20), "finish_reason": "length"}
+        for index, prompt in enumerate(PROMPTS)
+    ]
+    assert answer["usage"]["completion_tokens"] == 60
+
+
+async def test_an_array_of_one(client: ClientSession) -> None:
+    chunks = await complete(client, prompt=["Once"])
+    assert "".join(chunk["choices"][0]["text"] for chunk in chunks) == going_on("Once")
+    assert "usage" in chunks[-1]
+
+
+@pytest.mark.parametrize("streaming", [True, False])
+async def test_an_array_shares_its_fate(client: ClientSession, streaming: bool) -> None:
+    prompts = ["short", "x" * 30_000]
+    body = {"prompt": prompts, "stream": streaming}
+    async with client.post("/v1/completions", json=body) as response:
+        assert response.status == 400
+        error = orjson.loads(await response.read())["error"]
+    assert (error["type"], error["n_prompt_tokens"]) == ("exceed_context_size_error", 7500)
+    body = {**body, "prompt": ["a", "b"], "model": "sim+error=5"}
+    async with client.post("/v1/completions", json=body) as response:
+        if not streaming:
+            assert response.status == 502
+            return
+        *_, last = events(await response.read())
+    assert orjson.loads(last)["error"]["code"] == 500
 
 
 async def test_completions_have_no_place_for_reasoning(client: ClientSession) -> None:
@@ -196,7 +285,38 @@ async def test_it_describes_itself(client: ClientSession) -> None:
     }
     assert [slot["is_processing"] for slot in await get("/slots")] == [False, False]
     async with client.get("/metrics") as response:
-        assert "\nllamacpp:requests_deferred 0\n" in await response.text()
+        metrics = await response.text()
+    assert "\nllamacpp:requests_deferred 0\n" in metrics
+    assert '\nvllm:num_requests_waiting{engine="0",model_name="sim"} 0\n' in metrics
+
+
+async def test_hub_understands_what_it_says_of_itself() -> None:
+    """What hub's client makes of its documents is what the engine itself tells, in both words."""
+    engine = SimEngine(GLACIAL)
+    runner = create_runner(engine)
+    async with serving(engine, runner) as client:
+        host, port = runner.addresses[0]
+        upstream = UpstreamEngine(f"http://{host}:{port}")
+        assert await upstream.probe() == Load(1, 5000, 0, 0, 0.0) == await engine.probe()
+        assert (upstream.slots, upstream.continues) == (1, True)
+        requests = [
+            asyncio.create_task(client.post("/v1/chat/completions", json=QUESTION))
+            for _ in range(3)
+        ]
+        await until(client, lambda: engine.statistics().waiting == 2)
+        load = await upstream.probe()
+        assert (load.running, load.waiting) == (1, 2)
+        assert load.kv_used == engine.statistics().kv_used / 5000 > 0
+        assert load == await engine.probe()
+        async with client.get("/metrics") as response:
+            lines = (await response.text()).splitlines()
+        only = "\n".join(line for line in lines if not line.startswith("llamacpp:"))
+        assert parse_metrics(only.encode()) == replace(load, slots=None)
+        for request in requests:
+            request.cancel()
+        await asyncio.wait(requests)
+        await until_aborted(client, engine, 3)
+        await upstream.close()
 
 
 # -- Refusals
@@ -222,8 +342,9 @@ async def test_refusals(client: ClientSession, body: bytes, status: int, kind: s
         assert (response.status, error["code"], error["type"]) == (status, status, kind)
 
 
-async def test_a_completion_needs_a_prompt(client: ClientSession) -> None:
-    async with client.post("/v1/completions", json={}) as response:
+@pytest.mark.parametrize("prompt", [None, [], 7, [7], ["x", None], {"text": "x"}])
+async def test_a_completion_needs_text(client: ClientSession, prompt: Any) -> None:
+    async with client.post("/v1/completions", json={"prompt": prompt}) as response:
         assert response.status == 400
 
 
@@ -344,6 +465,18 @@ async def test_a_client_that_leaves_frees_its_slot(streaming: bool) -> None:
             request.cancel()
         await asyncio.wait(requests)
         await until_aborted(client, engine, 2)
+
+
+@pytest.mark.parametrize("streaming", [True, False])
+async def test_a_client_that_leaves_frees_the_slots_of_an_array(streaming: bool) -> None:
+    engine = SimEngine(GLACIAL)
+    body = {"prompt": ["a", "b", "c"], "stream": streaming}
+    async with serving(engine) as client:
+        asking = asyncio.create_task(client.post("/v1/completions", json=body))
+        await until(client, lambda: engine.statistics().waiting == 2)
+        asking.cancel()
+        await asyncio.wait([asking])
+        await until_aborted(client, engine, 3)
 
 
 async def test_a_client_that_leaves_in_mid_stream_frees_its_slot() -> None:

@@ -10,7 +10,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hub.api.requests import Generation, Json, Usage
-from hub.engines.sim_text import Script, count_tokens, full_text, script, tokenize
+from hub.engines.sim_text import (
+    Script,
+    count_tokens,
+    full_text,
+    prompt_tokens,
+    script,
+    tokenize,
+)
 
 questions = st.text(max_size=80) | st.sampled_from(
     [
@@ -239,6 +246,54 @@ def test_only_an_assistant_is_gone_on_with() -> None:
 def going_on(generation: Generation, said: str, **fields: Any) -> Generation:
     messages = [*generation.messages, {"role": "assistant", "content": said}]
     return replace(generation, messages=messages, continues=True, **fields)
+
+
+# -- Raw prompts
+
+
+def after(prompt: str, **fields: Any) -> Generation:
+    return Generation("sim", (), prompt=prompt, **fields)
+
+
+@given(st.text(max_size=40), st.integers(0, 1000))
+def test_a_raw_text_is_gone_on_with(prompt: str, seed: int) -> None:
+    said = script(after(prompt), seed)
+    assert said == script(after(prompt), seed)
+    assert (said.reasoning, said.call, said.finish) == ((), None, "stop")
+    text = "".join(said.text)
+    assert text
+    assert text[0].isspace() is (bool(prompt) and not prompt[-1].isspace())
+
+
+@given(st.text(max_size=40), st.integers(0, 300))
+def test_limits_cut_a_raw_text_short(prompt: str, limit: int) -> None:
+    whole, cut = script(after(prompt)), script(after(prompt, max_tokens=limit))
+    assert cut.text == whole.text[:limit]
+    assert cut.finish == ("stop" if len(whole) <= limit else "length")
+    text = full_text(after(prompt))
+    assert full_text(after(prompt, stop=[text[5:9]])) == text[: text.index(text[5:9])]
+
+
+def test_raw_texts_differ_by_prompt_and_by_seed() -> None:
+    texts = {full_text(after(f"line {n}"), seed) for n in range(20) for seed in range(5)}
+    texts |= {full_text(after("line", extra={"seed": seed})) for seed in range(20)}
+    assert len(texts) == 120
+
+
+def test_nobody_asks_a_raw_text_anything() -> None:
+    """Neither thoughts nor tools, and the prompt's own words are taken up."""
+    plain = after("All about glaciers and volcanoes in Iceland")
+    extra = {"reasoning_effort": "high"}
+    assert script(replace(plain, tools=[WEATHER], extra=extra)).call is None
+    assert not script(replace(plain, extra=extra)).reasoning
+    texts = [full_text(plain, seed).lower() for seed in range(50)]
+    assert all("simulat" in text for text in texts)
+    assert any("glaciers" in text for text in texts)
+
+
+def test_raw_prompts_are_counted() -> None:
+    assert prompt_tokens(after("")) == 1
+    assert prompt_tokens(after("x" * 176)) == 44
 
 
 # -- Tools
