@@ -80,10 +80,12 @@ TABLE: dict[str, Row] = {
     "context_length_exceeded": Row(400, _BAD, Fault.CLIENT),
     "upstream_rejected_request": Row(400, _BAD, Fault.CLIENT),
     "origin_not_allowed": Row(403, _BAD, Fault.CLIENT),
+    "lab_not_allowed": Row(403, _BAD, Fault.CLIENT),
     # Bounds.
     "websocket_stream_limit_reached": Row(400, _BAD, Fault.CLIENT),
     "websocket_connection_limit_reached": Row(400, _BAD, Fault.CAPACITY, True),
     "rate_limit_exceeded": Row(429, "rate_limit_error", Fault.CAPACITY, True),
+    "deadline_exceeded": Row(503, _SERVER, Fault.CAPACITY, True),
     "store_unavailable": Row(503, _SERVER, Fault.CAPACITY, True),
     "idempotency_conflict": Row(409, _BAD, Fault.CLIENT),
     "shutting_down": Row(503, _SERVER, Fault.CAPACITY, True),
@@ -93,6 +95,8 @@ TABLE: dict[str, Row] = {
     "upstream_timeout": Row(504, _SERVER, Fault.UPSTREAM, True),
     "upstream_protocol_error": Row(502, _SERVER, Fault.UPSTREAM, True),
     "upstream_incomplete_stream": Row(502, _SERVER, Fault.UPSTREAM, True),
+    # It said more than hub keeps of one response, and would say it again.
+    "response_too_large": Row(502, _SERVER, Fault.UPSTREAM),
     "upstream_error": Row(502, _SERVER, Fault.UPSTREAM, True),
     "worker_lost": Row(500, _SERVER, Fault.HUB, True),
     # Hub.

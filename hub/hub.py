@@ -12,6 +12,7 @@ Plain calls, except where the store has to be asked.
 import asyncio
 import logging
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 
@@ -23,7 +24,9 @@ from hub.api.recorder import Recorder
 from hub.api.requests import Json, Request
 from hub.api.transcript import Transcript
 from hub.archive import Archive, conflict
+from hub.bounds import Bounds
 from hub.dispatch.dispatcher import Dispatcher
+from hub.dispatch.terms import DEFAULT, PROMISED, Terms
 from hub.errors import HubError
 from hub.jobs import Jobs
 from hub.journal import ForegroundJournal, JobJournal
@@ -69,8 +72,9 @@ class Hub:
         self._jobs = Jobs(
             store, limit=self.policy.jobs, now=now, run=self._run_job, stop=self._stop_job
         )
+        self.bounds = Bounds(self.policy, live=lambda: self._archive.live, stop=dispatcher.cancel)
         self._accepted = 0
-        self._by_status: dict[str, int] = {}
+        self._by_status: Counter[str] = Counter()
         self._closing = False
         self._sweeper: asyncio.TimerHandle | None = None
 
@@ -93,6 +97,7 @@ class Hub:
         context: Sequence[Json] = (),
         *,
         tenant: str = "",
+        terms: Terms = DEFAULT,
         idempotency: Idempotency | None = None,
     ) -> Live:
         """Accept a foreground request, or refuse it with a ``HubError``: nothing is promised then.
@@ -105,6 +110,8 @@ class Hub:
         if known is not None:
             return known
         live = self._new(request, context, tenant)
+        self.bounds.admit(live)
+        live.terms = terms
         if live.transcript is not None:
             live.journal = ForegroundJournal(
                 self.store,
@@ -136,6 +143,7 @@ class Hub:
         With an ``idempotency`` key that was used before, gives the response of then.
         """
         live = self._new(request, context, tenant)
+        live.terms = PROMISED
         self.dispatcher.candidates(request.model)
         self._add_job_journal(live)
         record = self._record(live, "queued", None)
@@ -152,7 +160,8 @@ class Hub:
         if id != live.id:
             return await self.open(id, tenant=tenant)
         self._watch(live)
-        self._jobs.wake()
+        if self.bounds.room():
+            self._jobs.wake()
         return live
 
     def _new(self, request: Request, context: Sequence[Json], tenant: str) -> Live:
@@ -199,10 +208,8 @@ class Hub:
         return self._archive.find(id, tenant)
 
     async def open(self, id: str, *, tenant: str = "") -> Live:
-        """The response of that id, whether it lives, has ended, or is only in the store.
-
-        Raises ``HubError`` ``response_not_found``, also for another tenant's.
-        """
+        """The response of that id, whether it lives, has ended, or is only in the store. Raises
+        ``HubError`` ``response_not_found``, also for another tenant's."""
         return await self._archive.open(id, tenant)
 
     async def history(self, id: str, *, tenant: str = "") -> list[Json]:
@@ -242,9 +249,10 @@ class Hub:
         live = Live(
             recorder, context, tenant=record.tenant, now=self.now, transcript=Transcript(recorder)
         )
+        live.terms = PROMISED
         if record.result is None:
             self._add_job_journal(live)
-            live.log.subscribe(self._on_end(live, counted=False))
+            live.log.when_sealed(lambda: self._archive.ended(live))
         return live
 
     # Background work.
@@ -276,9 +284,12 @@ class Hub:
 
     async def _run_job(self, record: Record) -> None:
         """A job was claimed: run it, or go on with it where its last owner stopped."""
+        if not (record.cancelled or self.bounds.room()):
+            return await self._jobs.release(record.id)
         live = await self._archive.load(record)
         assert isinstance(live.journal, JobJournal)
         live.attempt = record.attempt
+        self.bounds.guard(live)
         live.journal.open(record.attempt)
         if live.recorder.ended:
             return
@@ -289,7 +300,8 @@ class Hub:
             if live.go_on():
                 self.dispatcher.submit(live)
         except HubError as error:
-            if error.code == "rate_limit_exceeded":
+            # Where nobody can go on, nobody can later.
+            if error.row.retryable and error.code != "worker_lost":
                 live.attempt = 0
                 await self._jobs.release(live.id)
             else:
@@ -346,22 +358,13 @@ class Hub:
     def _watch(self, live: Live) -> None:
         """Hold a response while it lives, count and remember it when it has ended."""
         self._accepted += 1
-        ended = self._on_end(live, counted=True)
         self._archive.add(live)
-        live.log.subscribe(ended)
-        ended()
 
-    def _on_end(self, live: Live, *, counted: bool) -> Callable[[], None]:
-        def wake() -> None:
-            if not live.log.sealed:
-                return
-            live.log.unsubscribe(wake)
+        def ended() -> None:
             self._archive.ended(live)
-            if counted:
-                status = live.recorder.status
-                self._by_status[status] = self._by_status.get(status, 0) + 1
+            self._by_status[live.recorder.status] += 1
 
-        return wake
+        live.log.when_sealed(ended)
 
     async def until_idle(self) -> None:
         """Wait until no foreground response lives."""

@@ -75,6 +75,9 @@ class ForegroundJournal:
             log.release(log.next - 1)
 
         kept.add_done_callback(written)
+        # It makes a record of the response whose journal this is: a circle that only the collector
+        # would free.
+        del self._record
 
 
 class JobJournal:

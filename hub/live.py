@@ -4,12 +4,14 @@ import asyncio
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 
 import orjson
 
 from hub.api.recorder import Recorder
 from hub.api.requests import Generation, Json
 from hub.api.transcript import Transcript
+from hub.dispatch.terms import DEFAULT
 from hub.errors import HubError
 from hub.journal import ForegroundJournal, JobJournal
 from hub.log import ResponseLog
@@ -18,7 +20,7 @@ from hub.log import ResponseLog
 class Live:
     """One response: in the queue, at a model server, or ended and still remembered.
 
-    Implements ``dispatch.dispatcher.Job``.
+    Implements ``dispatch.flight.Job``.
     """
 
     def __init__(
@@ -34,6 +36,7 @@ class Live:
         ``transcript`` stands before the recorder of a response that is kept."""
         self.recorder = recorder
         self.tenant = tenant
+        self.terms = DEFAULT
         self.generation: Generation = recorder.request.generation
         self.transcript = transcript
         self.sink: Recorder | Transcript = transcript or recorder
@@ -45,6 +48,8 @@ class Live:
         self.readers = 0
         self.ends_alone: asyncio.TimerHandle | None = None
         """Ends it when its grace is over, unless a reader comes back."""
+        self.failure: HubError | None = None
+        """It was given up: it fails with this, whatever its engine says from now on."""
         self.handed_over = False
         """It stops here without an end: another process goes on with it."""
         self._context = context
@@ -131,7 +136,17 @@ class Live:
 
     async def until_ended(self) -> None:
         """Wait until its readers see the terminal event. Cancelling the wait leaves it alone."""
-        await self._until(lambda: self.log.sealed)
+        sealed = asyncio.get_running_loop().create_future()
+
+        def ended() -> None:
+            if not sealed.done():
+                sealed.set_result(None)
+
+        self.log.when_sealed(ended)
+        try:
+            await sealed
+        finally:
+            self.log.forget(ended)
 
     async def until_news(self, patience: float) -> None:
         """Wait until the model has said something or the response has ended, but not longer than
@@ -162,7 +177,13 @@ class Live:
         finally:
             self.log.unsubscribe(wake)
 
-    # dispatch.dispatcher.Job
+    # dispatch.flight.Job
+
+    @property
+    def tokens(self) -> int:
+        usage = self.recorder.reported_usage
+        # An event of the log is a token, but for a few.
+        return self.log.next if usage is None else usage.output_tokens
 
     def started(self) -> None:
         # A later attempt goes on with a response that has started before.
@@ -180,6 +201,10 @@ class Live:
             self._end(self.sink.cancel)
 
     def _end(self, end: Callable[[], None]) -> None:
+        if (failure := self.failure) is not None:
+            end = partial(self.sink.fail, failure)
+        # What ends it repeats what was said: no reason to give it up.
+        self.log.unbound()
         if isinstance(self.journal, ForegroundJournal):
             self.journal.close(end)
         else:

@@ -7,12 +7,14 @@ Machines and rules of this file's world:
 - Readers see an event as soon as it is appended, unless the log is *held*: then they see what was
   *released*, so that nobody reads what might still be lost. A log is *sealed* for its readers
   when they see its terminal event.
-- Events are numbered from ``first`` upwards without gaps. A *cursor* is the number of the last
+- Events are numbered from 0 upwards without gaps. A *cursor* is the number of the last
   event that a reader has had, -1 for none. Reading never changes the log, so any number of
   readers at any speed cost an integer each.
 - A reader that wants to be woken subscribes a plain callable. It is called whenever there is more
   to see, on the writer's stack: it must not block, raise, append or subscribe; it marks something
-  as dirty.
+  as dirty. Who waits for the end only is called once, after the readers, when the log is sealed.
+- A log may be *bounded* in bytes: when it is larger, whoever has bounded it is told, once. Its
+  writer may add what is under way already, until it is stopped.
 - Consecutive deltas of one part (same ``part`` object) may be *merged* for a reader that is
   behind: one event that carries their joined text and the last one's number. The reader's text is
   the same and its cursor ends at the same place.
@@ -21,15 +23,23 @@ What may not be in this file: JSON, a dialect, a clock, a socket, asyncio.
 """
 
 from collections.abc import Callable, Sequence
+from math import inf
 from typing import Protocol
 
 
 class Part(Protocol):
     """What the deltas of one output part share. Knows how to write such an event."""
 
+    type: str
+    """The type of such an event."""
+
     def encode(self, seq: int, delta: str) -> bytes:
         """The event's wire form (see ``Event.wire``)."""
         ...
+
+
+_FIXED = 200
+"""About how many bytes an event holds beside its text or its encoding."""
 
 
 class Event:
@@ -73,7 +83,7 @@ class Event:
 
     @property
     def size(self) -> int:
-        return len(self.delta) + 200 if self._wire is None else len(self._wire) + 200
+        return (len(self.delta) if self.part is not None else len(self.wire)) + _FIXED
 
     def __repr__(self) -> str:
         return f"<Event {self.seq} {self.type} {self.delta!r}>"
@@ -83,19 +93,21 @@ class ResponseLog:
     """An append-only log. See the rules at the top of this file."""
 
     __slots__ = (
+        "_enders",
         "_events",
         "_held",
+        "_largest",
+        "_limit",
+        "_on_full",
         "_readers",
         "_visible",
         "_wake_keeper",
         "ended",
-        "first",
         "sealed",
         "size",
     )
 
-    def __init__(self, first: int = 0) -> None:
-        self.first = first
+    def __init__(self) -> None:
         self.ended = False
         self.sealed = False
         self.size = 0
@@ -103,29 +115,80 @@ class ResponseLog:
         self._held = False
         self._wake_keeper: Callable[[], None] | None = None
         self._visible = 0
+        self._largest = 0
+        self._limit: float = inf
+        self._on_full: Callable[[], None] | None = None
         self._readers: tuple[Callable[[], None], ...] = ()
+        self._enders: list[Callable[[], None]] = []
 
     @property
     def last(self) -> int:
-        """The number of the last event that readers see, ``first - 1`` if there is none."""
-        return self.first + self._visible - 1
+        """The number of the last event that readers see, -1 if there is none."""
+        return self._visible - 1
 
     @property
     def next(self) -> int:
         """The number that the next event will have."""
-        return self.first + len(self._events)
+        return len(self._events)
 
     def append(self, event: Event, *, terminal: bool = False) -> None:
         """Number an event and add it. ``terminal`` ends the log."""
         assert not self.ended, f"{event.type} after the end of the log"
-        event.seq = self.first + len(self._events)
+        event.seq = len(self._events)
         self._events.append(event)
-        self.size += len(event.delta) + 200 if event.body is None else event.size
+        size = event.size
+        self.size += size
+        self._largest = max(self._largest, size)
+        if self.size > self._limit:
+            self._full()
         self.ended = terminal
         if not self._held:
             self._show(len(self._events))
         elif self._wake_keeper is not None:
             self._wake_keeper()
+
+    def say(self, part: Part, delta: str) -> None:
+        """Append a delta of a part: ``append``, for the path that every token takes."""
+        assert not self.ended, f"{part.type} after the end of the log"
+        events = self._events
+        # Written out, since a call of the constructor would cost as much as all of the rest.
+        event = _blank(Event)
+        event.seq = len(events)
+        event.type = part.type
+        event.body = None
+        event.part = part
+        event.delta = delta
+        event._wire = None
+        events.append(event)
+        size = len(delta) + _FIXED
+        self.size = total = self.size + size
+        if size > self._largest:
+            self._largest = size
+        if total > self._limit:
+            self._full()
+        if not self._held:
+            self._visible = event.seq + 1
+            for wake in self._readers:
+                wake()
+        elif self._wake_keeper is not None:
+            self._wake_keeper()
+
+    def bound(self, limit: float, on_full: Callable[[], None]) -> None:
+        """Call ``on_full`` once, at the first event that leaves the log with more than ``limit``
+        bytes, on the writer's stack: it must not append. Another bound takes its place."""
+        self._limit = limit
+        self._on_full = on_full
+
+    def unbound(self) -> None:
+        """What is written from now on, such as its end, may be as large as it is."""
+        self._limit = inf
+        self._on_full = None
+
+    def _full(self) -> None:
+        on_full = self._on_full
+        assert on_full is not None
+        self.unbound()
+        on_full()
 
     def hold(self, wake: Callable[[], None] | None = None) -> None:
         """From now on readers see an event only when it is released.
@@ -137,7 +200,7 @@ class ResponseLog:
 
     def release(self, last: int) -> None:
         """Let the readers of a held log see everything up to the event ``last``."""
-        visible = last + 1 - self.first
+        visible = last + 1
         assert visible <= len(self._events), "released before it was appended"
         if visible > self._visible:
             self._show(visible)
@@ -146,6 +209,23 @@ class ResponseLog:
         self._visible = visible
         self.sealed = self.ended and visible == len(self._events)
         self.wake()
+        if self.sealed:
+            self.unbound()
+            enders, self._enders = self._enders, []
+            for ended in enders:
+                ended()
+
+    def when_sealed(self, ended: Callable[[], None]) -> None:
+        """Call ``ended`` once, when readers see the terminal event; at once if they do."""
+        if self.sealed:
+            ended()
+        else:
+            self._enders.append(ended)
+
+    def forget(self, ended: Callable[[], None]) -> None:
+        """Do not call what ``when_sealed`` was given. No effect if it was called already."""
+        if ended in self._enders:
+            self._enders.remove(ended)
 
     def wake(self) -> None:
         """Wake the readers. They may find nothing new: something else has changed."""
@@ -158,21 +238,25 @@ class ResponseLog:
         ``merge`` joins consecutive deltas of a part. ``budget`` stops once that many bytes are
         taken, but always takes one event. The new cursor is the last event's ``seq``.
         """
-        start = max(after + 1 - self.first, 0)
-        events = (
-            self._events[start : self._visible] if budget is None else self._take(start, budget)
-        )
-        return merged(events) if merge else events
+        start, stop = max(after + 1, 0), self._visible
+        if budget is not None and (stop - start) * self._largest >= budget:
+            stop = self._spent(start, budget)
+        events = self._events[start:stop]
+        return merged(events) if merge and stop - start > 1 else events
 
-    def _take(self, start: int, budget: int) -> list[Event]:
-        taken: list[Event] = []
+    def lag(self, after: int) -> int:
+        """About how many bytes a reader has not had whose cursor is ``after``: as if all events
+        were equally large."""
+        missed = self._visible - 1 - max(after, -1)
+        return missed * self.size // len(self._events) if missed > 0 else 0
+
+    def _spent(self, start: int, budget: int) -> int:
+        """Where a budget ends."""
         for index in range(start, self._visible):
-            event = self._events[index]
-            taken.append(event)
-            budget -= event.size
+            budget -= self._events[index].size
             if budget <= 0:
-                break
-        return taken
+                return index + 1
+        return self._visible
 
     def subscribe(self, wake: Callable[[], None]) -> None:
         """Call ``wake`` whenever readers see more, until it is unsubscribed."""
@@ -187,6 +271,9 @@ class ResponseLog:
     def readers(self) -> int:
         """How many readers are subscribed."""
         return len(self._readers)
+
+
+_blank: Callable[[type[Event]], Event] = Event.__new__
 
 
 def merged(events: Sequence[Event]) -> list[Event]:

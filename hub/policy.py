@@ -20,6 +20,14 @@ class Policy:
     """Bytes of ended responses that are kept in memory, too."""
     jobs: int = 16
     """Background responses that run or wait for a model server here."""
+    response_bytes: int = 16 << 20
+    """How large the log of one response may grow."""
+    live_bytes: int = 512 << 20
+    """What the logs of all live responses may hold before nothing new is begun."""
+    reader_patience: float = 60.0
+    """How long a reader may be behind."""
+    reader_lag: int = 16 << 20
+    """How much of what came since it began to read a reader may be behind by."""
 
 
 @dataclass(frozen=True, slots=True)

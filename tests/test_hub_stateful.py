@@ -33,7 +33,9 @@ from hub.api.prompt import with_messages
 from hub.api.recorder import TERMINAL_EVENTS
 from hub.api.requests import Json
 from hub.api.responses import parse_create
-from hub.dispatch.dispatcher import Dispatcher, Upstream
+from hub.dispatch.dispatcher import Dispatcher
+from hub.dispatch.terms import rules_with
+from hub.dispatch.upstream import Upstream
 from hub.engines.sim import SimEngine
 from hub.engines.sim_model import PROFILES
 from hub.engines.sim_text import full_text
@@ -328,7 +330,7 @@ class World:
         self.store = SlowStore(self.disk, self.latency)
         await self.store.start(self.now())
         self.engine = SimEngine(PROFILES["h100-8b"], speed=SPEED, faults=True)
-        self.dispatcher = Dispatcher([Upstream(self.engine, 2)], queue_size=2)
+        self.dispatcher = Dispatcher([Upstream(self.engine, 2)], rules_with(queue_size=2))
         policy = Policy(grace=GRACE, jobs=JOBS, remembered=30_000, default_model="sim")
         self.hub = Hub(self.dispatcher, self.store, policy, now=self.now)
         self.hub.start()

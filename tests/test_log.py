@@ -13,6 +13,8 @@ from tests.traces import traces
 class CountingPart:
     """A part that counts how often each event was encoded."""
 
+    type = "delta"
+
     def __init__(self) -> None:
         self.encoded: list[int] = []
 
@@ -24,17 +26,23 @@ class CountingPart:
 class Writer:
     """A log and its one writer: deltas of three parts, and events that are none."""
 
-    def __init__(self, first: int = 0) -> None:
-        self.log = ResponseLog(first)
+    def __init__(self) -> None:
+        self.log = ResponseLog()
         self.parts = [CountingPart() for _ in range(3)]
         self.written: list[Event] = []
 
     def delta(self, part: int, text: str) -> None:
-        self._append(Event("delta", part=self.parts[part], delta=text))
+        self.log.say(self.parts[part], text)
+        self.written.append(self.newest())
 
     def other(self, *, terminal: bool = False) -> None:
         body: dict[str, object] = {"n": len(self.written)}
         self._append(Event("other", body, wire=b'{"n":%d' % len(self.written)), terminal=terminal)
+
+    def newest(self) -> Event:
+        """The last event, also of a log that hides it."""
+        # A held log shows nothing; the event is the same object once it is shown.
+        return self.log._events[-1]
 
     def _append(self, event: Event, *, terminal: bool = False) -> None:
         self.log.append(event, terminal=terminal)
@@ -84,13 +92,13 @@ reads = st.tuples(
 )
 
 
-@given(st.integers(0, 1000), traces(st.one_of(writes, reads), 60), st.booleans())
+@given(traces(st.one_of(writes, reads), 60), st.booleans())
 def test_every_reader_gets_exactly_the_text_in_order_once(
-    first: int, steps: list[tuple[object, ...]], merge_at_end: bool
+    steps: list[tuple[object, ...]], merge_at_end: bool
 ) -> None:
     """Any readers, at any speed, dropping and resuming anywhere, each get exactly the log's text,
     in order, once."""
-    writer = Writer(first)
+    writer = Writer()
     readers = [Reader(writer.log) for _ in range(3)]
     for step in steps:
         match step:
@@ -110,22 +118,22 @@ def test_every_reader_gets_exactly_the_text_in_order_once(
         assert reader_.cursor == writer.log.last
 
 
-@given(st.integers(0, 1000), traces(writes, 20))
-def test_numbers_rise_by_one_from_first(first: int, steps: list[tuple[str, int, str]]) -> None:
-    """Events are numbered from ``first`` upwards without gaps, and ``last`` and ``next`` say so."""
-    writer = Writer(first)
-    assert (writer.log.last, writer.log.next) == (first - 1, first)
+@given(traces(writes, 20))
+def test_numbers_rise_by_one_from_0(steps: list[tuple[str, int, str]]) -> None:
+    """Events are numbered from 0 upwards without gaps, and ``last`` and ``next`` say so."""
+    writer = Writer()
+    assert (writer.log.last, writer.log.next) == (-1, 0)
     for kind, part, text in steps:
         writer.delta(part, text) if kind == "delta" else writer.other()
         assert writer.written[-1].seq == writer.log.last == writer.log.next - 1
-    assert [event.seq for event in writer.log.read(-1)] == [*range(first, first + len(steps))]
+    assert [event.seq for event in writer.log.read(-1)] == [*range(len(steps))]
 
 
-@given(st.integers(0, 50), st.integers(0, 20), st.integers(-1, 100))
-def test_a_read_is_what_follows_the_cursor(first: int, count: int, after: int) -> None:
+@given(st.integers(0, 20), st.integers(-1, 50))
+def test_a_read_is_what_follows_the_cursor(count: int, after: int) -> None:
     """A read gives the events with a number above the cursor; none for a cursor at or past the
     end."""
-    writer = Writer(first)
+    writer = Writer()
     for _ in range(count):
         writer.other()
     assert writer.log.read(after) == [event for event in writer.written if event.seq > after]
@@ -183,7 +191,7 @@ def test_an_event_is_encoded_once_however_many_read_it(
 ) -> None:
     """Each event is encoded when the first reader asks, and never again; nobody's merging touches
     it."""
-    writer = Writer(7)
+    writer = Writer()
     for text in deltas:
         writer.delta(0, text)
     part = writer.parts[0]
@@ -203,6 +211,38 @@ def test_an_event_without_a_part_brings_its_own_encoding() -> None:
     assert Event("other", {}, wire=b"{").wire == b"{"
     with pytest.raises(AssertionError, match="without a part"):
         _ = Event("other", {}).wire
+
+
+@given(traces(writes, 10), st.booleans())
+def test_who_waits_for_the_end_is_called_once_when_it_is_seen(
+    steps: list[tuple[str, int, str]], held: bool
+) -> None:
+    """``when_sealed`` calls once, after the readers, when the terminal event is shown; and at once
+    from then on."""
+    writer = Writer()
+    called: list[str] = []
+    writer.log.when_sealed(lambda: called.append("early"))
+
+    def given_up() -> None:
+        called.append("given up")
+
+    writer.log.when_sealed(given_up)
+    writer.log.forget(given_up)
+    writer.log.forget(given_up)
+    if held:
+        writer.log.hold()
+    for kind, part, text in steps:
+        writer.delta(part, text) if kind == "delta" else writer.other()
+    assert called == []
+    writer.log.subscribe(lambda: called.append("reader"))
+    writer.other(terminal=True)
+    if held:
+        assert called == []
+        writer.log.release(writer.log.next - 1)
+    assert called == ["reader", "early"]
+    writer.log.when_sealed(lambda: called.append("late"))
+    writer.log.wake()
+    assert called == ["reader", "early", "late", "reader"]
 
 
 @given(st.lists(writes, min_size=1, max_size=30), st.integers(0, 3000), st.booleans())
@@ -274,14 +314,12 @@ releases = st.tuples(st.just("release"), st.integers(-2, 4))
 
 
 @given(
-    st.integers(0, 1000),
     st.lists(writes, max_size=5),
     traces(st.one_of(writes, releases), 40),
     st.booleans(),
     budgets,
 )
 def test_readers_of_a_held_log_see_what_was_released(
-    first: int,
     before: list[tuple[str, int, str]],
     steps: list[tuple[object, ...]],
     merge: bool,
@@ -289,7 +327,7 @@ def test_readers_of_a_held_log_see_what_was_released(
 ) -> None:
     """From ``hold`` on readers see, and are woken for, exactly what is released; its keeper is
     woken for every append; the log is sealed when they see its terminal event."""
-    writer = Writer(first)
+    writer = Writer()
     log = writer.log
     woken: list[int] = []
     kept: list[int] = []
@@ -319,8 +357,8 @@ def test_readers_of_a_held_log_see_what_was_released(
         assert log.sealed is (log.ended and seen == log.next - 1)
         while reader.read(merge=merge, budget=budget):
             pass
-        assert reader.cursor == (seen if seen >= first else -1)
-        assert story(reader.had) == story(writer.written[: seen + 1 - first])
+        assert reader.cursor == seen
+        assert story(reader.had) == story(writer.written[: seen + 1])
     assert woken == expected
     assert kept == [event.seq + 1 for event in writer.written[len(before) :]]
     assert log.sealed
@@ -348,11 +386,11 @@ def test_nothing_follows_a_terminal_event_that_is_held_back() -> None:
 
 def test_what_was_not_appended_cannot_be_released() -> None:
     """Releasing more than there is would show a later event before its time."""
-    writer = Writer(5)
+    writer = Writer()
     writer.log.hold()
     writer.other()
     with pytest.raises(AssertionError, match="before it was appended"):
-        writer.log.release(6)
+        writer.log.release(1)
     assert writer.log.read(-1) == []
 
 
@@ -361,3 +399,57 @@ def test_an_event_shows_what_it_is() -> None:
     writer = Writer()
     writer.delta(0, "hi")
     assert repr(writer.written[0]) == "<Event 0 delta 'hi'>"
+
+
+# Bounds.
+
+
+@given(st.lists(st.tuples(st.booleans(), st.integers(0, 50)), max_size=20), st.integers(0, 3000))
+def test_whoever_bounds_a_log_is_told_once_when_it_is_larger(
+    events: list[tuple[bool, int]], limit: int
+) -> None:
+    """At the first event that leaves more than the bound, by whichever way it was appended, and
+    never again; the log itself goes on."""
+    writer = Writer()
+    told: list[int] = []
+    writer.log.bound(limit, lambda: told.append(writer.log.next))
+    expected: list[int] = []
+    for said, length in events:
+        if said:
+            writer.log.say(writer.parts[0], "x" * length)
+        else:
+            writer.other()
+        if not expected and writer.log.size > limit:
+            expected.append(writer.log.next)
+        assert told == expected
+    assert writer.log.next == len(events)
+
+
+def test_what_ends_a_log_is_not_bounded() -> None:
+    """Without its bound nobody is told; with another one, somebody else is."""
+    writer = Writer()
+    told: list[str] = []
+    writer.log.bound(1, lambda: told.append("first"))
+    writer.log.unbound()
+    writer.delta(0, "x")
+    writer.log.bound(1, lambda: told.append("second"))
+    writer.delta(0, "x")
+    assert told == ["second"]
+
+
+@given(st.lists(st.integers(0, 50), min_size=1, max_size=20), st.integers(-2, 25))
+def test_a_lag_is_zero_for_who_has_all_and_the_size_for_who_has_nothing(
+    lengths: list[int], cursor: int
+) -> None:
+    """And in between it falls as the cursor rises; it is exact if all events are equally large."""
+    writer = Writer()
+    assert writer.log.lag(cursor) == 0
+    for length in lengths:
+        writer.delta(0, "x" * length)
+    log = writer.log
+    assert log.lag(-1) == log.lag(-2) == log.size
+    assert log.lag(cursor + 1) <= log.lag(cursor) <= log.size
+    assert (log.lag(cursor) == 0) is (cursor >= log.last)
+    if len(set(lengths)) == 1:
+        missed = max(0, len(lengths) - 1 - max(cursor, -1))
+        assert log.lag(cursor) == missed * (log.size // len(lengths))

@@ -5,7 +5,8 @@ import asyncio
 import pytest
 
 from hub.api.responses import parse_create
-from hub.dispatch.dispatcher import Dispatcher, Upstream
+from hub.dispatch.dispatcher import Dispatcher
+from hub.dispatch.upstream import Upstream
 from hub.engines.sim import SimEngine
 from hub.errors import HubError
 from hub.hub import Hub

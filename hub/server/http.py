@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from hashlib import sha256
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 import orjson
@@ -17,20 +17,27 @@ from aiohttp import web
 
 from hub import __version__
 from hub.api.chat import ChatStream, completion, parse_chat
+from hub.api.prompt import completed
 from hub.api.recorder import TERMINAL_EVENTS
 from hub.api.requests import Json
 from hub.api.responses import parse_create
 from hub.api.sse import DONE, encode
+from hub.dispatch.terms import Class
 from hub.errors import HubError
 from hub.hub import Hub
 from hub.live import Live
 from hub.log import Event
 from hub.server import stream
+from hub.server.parser import Parser
+from hub.server.pulse import Pulse
+from hub.server.terms import terms_for, terms_of
 from hub.store.base import Idempotency
 
 logger = logging.getLogger("hub.http")
 
-HUB = web.AppKey("hub", Hub)
+HUB = stream.HUB
+PARSER = web.AppKey("parser", Parser)
+PULSE = web.AppKey("pulse", Pulse)
 HEARTBEAT = 15.0
 """Seconds of silence after which a stream says that it is still there."""
 
@@ -39,6 +46,7 @@ MAX_KEY = 255
 KEY_LIFETIME = 86400.0
 """Seconds for which an idempotency key is remembered."""
 
+T = TypeVar("T")
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 _FROM_STATUS = {404: "not_found", 405: "method_not_allowed", 413: "message_too_large"}
@@ -97,15 +105,17 @@ def json_response(body: Any, *, status: int = 200) -> web.Response:
 async def create_response(request: web.Request) -> web.StreamResponse:
     """``POST /v1/responses``: JSON, SSE with ``stream: true``, or at once with ``background``."""
     hub = request.app[HUB]
-    asked = parse_create(await read_json(request))
+    asked = await read(request, lambda body: completed(parse_create(body)))
     idempotency = _idempotency(request, await request.read(), hub)
     live = None if idempotency is None else await hub.repeated(idempotency)
     if live is None:
         context = await hub.context(asked)
+        asked = await request.app[PARSER].with_messages(asked, context)
         if asked.background:
             live = await hub.accept(asked, context, idempotency=idempotency)
         else:
-            live = hub.submit(asked, context, idempotency=idempotency)
+            terms = terms_for(terms_of(request.headers, Class.CHAT), asked)
+            live = hub.submit(asked, context, terms=terms, idempotency=idempotency)
     with reading(hub, live):
         if asked.stream:
             return await stream.send(request, live, sse_block, heartbeat=HEARTBEAT)
@@ -118,8 +128,9 @@ async def create_response(request: web.Request) -> web.StreamResponse:
 async def create_chat_completion(request: web.Request) -> web.StreamResponse:
     """``POST /v1/chat/completions``: JSON, or SSE with ``stream: true``."""
     hub = request.app[HUB]
-    asked = parse_chat(await read_json(request))
-    live = hub.submit(asked)
+    asked = await read(request, parse_chat)
+    terms = terms_for(terms_of(request.headers, Class.CHAT), asked)
+    live = hub.submit(asked, terms=terms)
     with reading(hub, live):
         if asked.stream:
             # A failure before the first news is an HTTP error, which clients know how to retry.
@@ -156,18 +167,29 @@ async def health(request: web.Request) -> web.StreamResponse:
             "status": "ok",
             "version": __version__,
             "responses": asdict(hub.statistics()),
+            "bounds": asdict(hub.bounds.statistics()),
             "dispatcher": asdict(hub.dispatcher.statistics()),
             "store": asdict(hub.store.statistics()),
+            "loop": asdict(request.app[PULSE].statistics()),
         }
     )
 
 
-async def read_json(request: web.Request) -> Any:
-    """The body of a request, read as JSON whatever its content type says."""
-    try:
-        return orjson.loads(await request.read())
-    except orjson.JSONDecodeError as error:
-        raise HubError("invalid_json", f"The body is not JSON: {error}.") from None
+async def read(request: web.Request, parse: Callable[[Any], T]) -> T:
+    """What the body of a request asks for: JSON, whatever its content type says, then ``parse``.
+
+    A large body is worked on in the parser's thread. Raises ``HubError``.
+    """
+    body = await request.read()
+
+    def work() -> T:
+        try:
+            value = orjson.loads(body)
+        except orjson.JSONDecodeError as error:
+            raise HubError("invalid_json", f"The body is not JSON: {error}.") from None
+        return parse(value)
+
+    return await request.app[PARSER].run(len(body), work)
 
 
 def _model(name: str, owner: str) -> Json:

@@ -26,7 +26,7 @@ from typing import Any
 
 import orjson
 
-from hub.api.requests import Fields, Json, check_depth, json_type
+from hub.api.requests import Fields, Json, Request, check_depth, json_type
 from hub.errors import HubError
 
 MAX_LANES = 32
@@ -45,6 +45,8 @@ class Create:
     body: Json
     size: int
     """Bytes of the message."""
+    asked: Request | HubError | None = None
+    """What the body asks for, or what is wrong with it, if that was found out already."""
 
 
 @dataclass(frozen=True, slots=True)

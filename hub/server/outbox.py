@@ -6,6 +6,10 @@ that grew in this turn is in it. No queue, no task and no timer per subscription
 cannot keep up is a cursor that stays where it is. When its socket drains, what it missed is merged
 into few events.
 
+A reader is *behind* from the first pause of its socket until it has had all there is. Only then a
+timer runs, and when it has been behind for too long, or by too much, its owner is told to close it:
+what it holds open lives on without it, and it may come back and resume.
+
 Fair among the subscriptions of one socket: a flush takes a bounded number of bytes of each, in the
 order in which they became dirty; who has more goes to the back.
 """
@@ -15,14 +19,18 @@ from collections.abc import Callable
 
 from hub.log import Event, ResponseLog
 
+HIGH_WATER = 64 * 1024
+"""Bytes that wait in a socket's buffer before it counts as full: what both loops do by default."""
 BUDGET = 64 * 1024
 """Bytes that one subscription may write in one turn before the next one gets its turn."""
+CHECK = 1.0
+"""Seconds between two looks at how far behind a reader is."""
 
 
 class Subscription:
     """A reader of one log. Made by ``Outbox.subscribe``."""
 
-    __slots__ = ("_outbox", "behind", "cursor", "dirty", "log", "on_end", "render")
+    __slots__ = ("_outbox", "behind", "came", "cursor", "dirty", "log", "on_end", "render")
 
     def __init__(
         self,
@@ -35,6 +43,8 @@ class Subscription:
         self._outbox = outbox
         self.log = log
         self.cursor = cursor
+        self.came = log.last
+        """What the log had when it began to read."""
         self.render = render
         self.on_end = on_end
         self.dirty = False
@@ -60,19 +70,36 @@ class Outbox:
         write: Callable[[bytes], None],
         loop: asyncio.AbstractEventLoop,
         *,
+        patience: float,
+        max_lag: int,
+        on_slow: Callable[[], None],
         budget: int = BUDGET,
     ) -> None:
+        """``on_slow`` is called when the reader has been behind for ``patience`` seconds, or by
+        more than ``max_lag`` bytes: close the outbox and the connection then."""
         self._write = write
         self._loop = loop
+        self._patience = patience
+        self._max_lag = max_lag
+        self._on_slow = on_slow
         self._budget = budget
         self._subscriptions: set[Subscription] = set()
         self._dirty: list[Subscription] = []
         self._scheduled = False
         self._paused = False
         self._closed = False
+        self._deadline = 0.0
+        """When its patience is over, if the timer runs."""
+        self._timer: asyncio.TimerHandle | None = None
 
     def __len__(self) -> int:
         return len(self._subscriptions)
+
+    @property
+    def lag(self) -> int:
+        """About how many bytes of the logs it is behind by. What was there before a subscription
+        does not count: who reads an old log is not slow for its length."""
+        return sum(one.log.lag(max(one.cursor, one.came)) for one in self._subscriptions)
 
     @property
     def paused(self) -> bool:
@@ -117,11 +144,16 @@ class Outbox:
         self._paused = True
         for subscription in self._subscriptions:
             subscription.behind = True
+        if self._timer is None and not self._closed:
+            self._deadline = self._loop.time() + self._patience
+            self._wait()
 
     def resume(self) -> None:
         """The transport's buffer has drained."""
         self._paused = False
-        if self._dirty and not self._scheduled:
+        if not self._dirty:
+            self._caught_up()
+        elif not self._scheduled:
             self._scheduled = True
             self._loop.call_soon(self._flush)
 
@@ -131,6 +163,24 @@ class Outbox:
         for subscription in [*self._subscriptions]:
             self.unsubscribe(subscription)
         self._dirty.clear()
+        self._caught_up()
+
+    def _wait(self) -> None:
+        """Look again when its patience is over, or sooner."""
+        self._timer = self._loop.call_at(min(self._loop.time() + CHECK, self._deadline), self._look)
+
+    def _look(self) -> None:
+        """A reader is behind: see whether it is too far."""
+        self._timer = None
+        if self._loop.time() >= self._deadline or self.lag > self._max_lag:
+            self._on_slow()
+        else:
+            self._wait()
+
+    def _caught_up(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
 
     def _flush(self) -> None:
         self._scheduled = False
@@ -157,6 +207,8 @@ class Outbox:
         data = b"".join(blocks)
         if data:
             self._write(data)
+        if self._timer is not None and not (self._dirty or self._paused):
+            self._caught_up()
         for subscription in ended:
             # The end of one may have been the reason to stop another.
             if subscription in self._subscriptions:

@@ -2,28 +2,59 @@
 
 What a message asks for and what may start is decided in ``lanes.py``; here the turns are run. Most
 start at once. One that needs the store first (a parent or a response that is not in memory) starts
-when the store has answered; its lane is active meanwhile, so the order holds.
+when the store has answered, and one with a long chain when its messages are made; its lane is
+active meanwhile, so the order holds.
 """
 
 import asyncio
 import logging
 from collections.abc import Callable, Coroutine, Sequence
+from dataclasses import replace
 from typing import Any
 
 import orjson
 
+from hub.api.prompt import completed
 from hub.api.requests import Json, Request
 from hub.api.responses import parse_create
+from hub.dispatch.terms import Terms
 from hub.errors import HubError
 from hub.hub import Hub
 from hub.live import Live
 from hub.log import Event
 from hub.server.cache import ResponseCache
 from hub.server.frames import event_frame
-from hub.server.lanes import Cancel, Create, LaneError, Lanes, Resume, Steer, Turn, decode
+from hub.server.lanes import Cancel, Command, Create, LaneError, Lanes, Resume, Steer, Turn, decode
 from hub.server.outbox import Outbox
+from hub.server.parser import Parser, is_long
+from hub.server.terms import terms_for
 
 logger = logging.getLogger("hub.session")
+
+
+def understand(data: bytes) -> Command:
+    """What a text message asks for. Raises ``LaneError``, and ``UnicodeDecodeError`` if it is not
+    UTF-8."""
+    try:
+        return decode(data)
+    except LaneError as refusal:
+        if refusal.error.code == "invalid_json":
+            data.decode()
+        raise
+
+
+def understand_all(data: bytes) -> Command:
+    """``understand``, and what a create asks for as well: all of the work, for another thread."""
+    command = understand(data)
+    if not isinstance(command, Create):
+        return command
+    asked: Request | HubError
+    try:
+        asked = completed(parse_create(command.body))
+    except HubError as error:
+        # It is told when the turn comes.
+        asked = error
+    return replace(command, asked=asked)
 
 
 class _Running:
@@ -46,13 +77,17 @@ class Session:
         outbox: Outbox,
         send: Callable[[Json], None],
         *,
+        parser: Parser,
+        terms: Terms,
         on_idle: Callable[[], None],
     ) -> None:
-        """``send`` sends a message that is no event; ``on_idle`` is called when the last turn has
-        ended and none waits."""
+        """``send`` sends a message that is no event; ``terms`` hold for all requests; ``on_idle``
+        is called when the last turn has ended and none waits."""
         self._hub = hub
         self._outbox = outbox
         self._send = send
+        self._parser = parser
+        self._terms = terms
         self._on_idle = on_idle
         self._lanes = Lanes()
         self._cache = ResponseCache()
@@ -78,10 +113,11 @@ class Session:
         for one in running.values():
             self._hub.leave(one.live)
 
-    def receive(self, data: bytes) -> None:
-        """A text message. Raises ``UnicodeDecodeError`` if it is not UTF-8."""
+    def receive(self, command: Callable[[], Command]) -> None:
+        """A message: what it asks for is what ``command`` returns, or raises, as ``understand``
+        does. Raises ``UnicodeDecodeError`` if that does."""
         try:
-            match decode(data):
+            match command():
                 case Create() | Resume() as turn:
                     self._run(self._lanes.add(self._admit(turn)))
                 case Cancel() as cancel:
@@ -89,8 +125,6 @@ class Session:
                 case Steer() as steer:
                     self._refuse_steer(steer)
         except LaneError as refusal:
-            if refusal.error.code == "invalid_json":
-                data.decode()
             self.refuse(refusal.error, refusal.lane)
 
     def refuse(self, error: HubError, lane: str | None = None) -> None:
@@ -148,16 +182,18 @@ class Session:
                 "'background' is not available on a WebSocket.",
                 param="background",
             )
-        request = parse_create(turn.body)
+        request = turn.asked or parse_create(turn.body)
+        if isinstance(request, HubError):
+            raise request
         parent = request.previous_response_id
         context = () if parent is None else self._cache.get(parent)
-        if context is None:
-            self._later(turn, self._continue(turn, request))
+        if context is None or is_long(request, context):
+            self._later(turn, self._continue(turn, request, context))
         else:
             self._create(turn, request, context)
 
     def _later(self, turn: Turn, start: Coroutine[Any, Any, None]) -> None:
-        """Start a turn when the store has answered."""
+        """Start a turn when the store has answered, or the parser."""
 
         async def begin() -> None:
             try:
@@ -178,11 +214,16 @@ class Session:
         live = await self._hub.open(turn.response_id)
         self._read(turn, live, cursor=turn.starting_after)
 
-    async def _continue(self, turn: Create, request: Request) -> None:
-        self._create(turn, request, await self._hub.context(request))
+    async def _continue(
+        self, turn: Create, request: Request, context: Sequence[Json] | None
+    ) -> None:
+        if context is None:
+            context = await self._hub.context(request)
+        self._create(turn, await self._parser.with_messages(request, context), context)
 
     def _create(self, turn: Turn, request: Request, context: Sequence[Json]) -> None:
-        live = self._hub.submit(request, context)
+        terms = terms_for(self._terms, request)
+        live = self._hub.submit(request, context, terms=terms)
         self._read(turn, live, cursor=-1, parent=request.previous_response_id)
 
     def _read(self, turn: Turn, live: Live, *, cursor: int, parent: str | None = None) -> None:

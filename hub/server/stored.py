@@ -6,13 +6,13 @@ from aiohttp import web
 
 from hub.api.compaction import compacted, parse_compact
 from hub.api.ids import item_id
-from hub.api.prompt import with_messages
+from hub.api.prompt import completed
 from hub.api.requests import Json, estimate_tokens
 from hub.api.responses import parse_create
 from hub.api.sse import DONE
 from hub.errors import HubError
 from hub.server import stream
-from hub.server.http import HEARTBEAT, HUB, json_response, read_json, reading, sse_block
+from hub.server.http import HEARTBEAT, HUB, PARSER, json_response, read, reading, sse_block
 
 MAX_PAGE = 100
 
@@ -90,9 +90,10 @@ async def list_input_items(request: web.Request) -> web.StreamResponse:
 
 async def count_input_tokens(request: web.Request) -> web.StreamResponse:
     """``POST /v1/responses/input_tokens``: an estimate, four characters to the token."""
-    asked = parse_create(await read_json(request))
+    asked = await read(request, lambda body: completed(parse_create(body)))
     context = await request.app[HUB].context(asked)
-    messages = with_messages(asked, context).generation.messages
+    asked = await request.app[PARSER].with_messages(asked, context)
+    messages = asked.generation.messages
     return json_response(
         {"object": "response.input_tokens", "input_tokens": estimate_tokens(messages)}
     )
@@ -101,8 +102,9 @@ async def count_input_tokens(request: web.Request) -> web.StreamResponse:
 async def compact(request: web.Request) -> web.StreamResponse:
     """``POST /v1/responses/compact``: a model summarises; nothing is stored."""
     hub = request.app[HUB]
-    asked = parse_compact(await read_json(request))
+    asked = await read(request, lambda body: completed(parse_compact(body)))
     context = await hub.context(asked)
+    asked = await request.app[PARSER].with_messages(asked, context)
     live = hub.submit(asked, context)
     with reading(hub, live):
         await live.until_ended()

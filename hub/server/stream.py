@@ -1,4 +1,5 @@
-"""One SSE response: a log's events over HTTP, written the way a WebSocket's are.
+"""One SSE response: the events of a log, or of several, over HTTP, written the way a WebSocket's
+are.
 
 aiohttp writes the head and, at the end, takes the connection back for its next request. In between
 its transport belongs to an outbox: ``StreamProtocol`` stands before aiohttp's own protocol, passes
@@ -7,17 +8,18 @@ Writing through aiohttp would cost an await, and often a wait, per event.
 """
 
 import asyncio
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Sequence
 
 from aiohttp import web
 from aiohttp.http import HttpVersion11
 
 from hub.api.sse import PING
+from hub.hub import Hub
 from hub.live import Live
-from hub.log import Event
-from hub.server.outbox import Outbox
+from hub.log import Event, ResponseLog
+from hub.server.outbox import HIGH_WATER, Outbox
 
+HUB = web.AppKey("hub", Hub)
 HEADERS = {
     "Content-Type": "text/event-stream; charset=utf-8",
     "Cache-Control": "no-store",
@@ -61,11 +63,25 @@ async def send(
     heartbeat: float,
     cursor: int = -1,
 ) -> web.StreamResponse:
-    """Stream a log as SSE until its terminal event, then give the connection back to aiohttp.
+    """``send_all`` for one log, from after ``cursor``."""
+    return await send_all(request, [(live.log, render)], heartbeat=heartbeat, cursor=cursor)
 
-    ``render`` gives the block of an event. A comment is sent after every ``heartbeat`` seconds
-    without news. Cancelled when the client goes away.
+
+async def send_all(
+    request: web.Request,
+    logs: Sequence[tuple[ResponseLog, Callable[[Event], bytes]]],
+    *,
+    heartbeat: float,
+    cursor: int = -1,
+) -> web.StreamResponse:
+    """Stream logs as SSE, merged as they grow, until the terminal event of the last, then give
+    the connection back to aiohttp.
+
+    Beside each log stands what gives the block of one of its events. ``cursor`` is one of each. A
+    comment is sent after every ``heartbeat`` seconds without news. Cancelled when the client goes
+    away, or is so slow that it is sent away.
     """
+    hub = request.app[HUB]
     response = web.StreamResponse(headers=HEADERS)
     chunked = request.version >= HttpVersion11
     if chunked:
@@ -80,23 +96,43 @@ async def send(
     def write(data: bytes) -> None:
         transport.write(b"%x\r\n%b\r\n" % (len(data), data) if chunked else data)
 
+    def too_slow() -> None:
+        hub.bounds.reader_closed()
+        transport.abort()
+
+    transport.set_write_buffer_limits(high=HIGH_WATER)
     loop = asyncio.get_running_loop()
-    outbox = Outbox(write, loop)
+    patience = hub.policy.reader_patience
+    outbox = Outbox(write, loop, patience=patience, max_lag=hub.policy.reader_lag, on_slow=too_slow)
     ended: asyncio.Future[None] = loop.create_future()
+
+    def one_ended() -> None:
+        # Its subscription is over by now.
+        if len(outbox) == 0:
+            ended.set_result(None)
+
     transport.set_protocol(StreamProtocol(inner, outbox))
-    outbox.subscribe(live.log, render, cursor=cursor, on_end=lambda: ended.set_result(None))
+    for log, render in logs:
+        outbox.subscribe(log, render, cursor=cursor, on_end=one_ended)
     try:
-        seen = live.log.last
+        seen = [log.last for log, _ in logs]
         while not ended.done():
             await asyncio.wait((ended,), timeout=heartbeat)
-            if live.log.last == seen and not ended.done() and not outbox.paused:
+            last = [log.last for log, _ in logs]
+            if last == seen and not ended.done() and not outbox.paused:
                 write(PING)
-            seen = live.log.last
+            seen = last
     finally:
         outbox.close()
         if not transport.is_closing():
             transport.set_protocol(inner)
-    with suppress(ConnectionError):
+    try:
+        # It waits until the socket has drained.
+        async with asyncio.timeout(patience):
+            await response.write_eof()
+    except TimeoutError:
+        too_slow()
+    except ConnectionError:
         # A client may go as soon as it has the last event.
-        await response.write_eof()
+        pass
     return response

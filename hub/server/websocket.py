@@ -3,11 +3,16 @@
 websockets' Sans-I/O ``ServerProtocol`` reads the frames and keeps the closing handshake; the
 transport is aiohttp's, handed over after the upgrade. Messages go to the session; frames that carry
 events are written by the outbox.
+
+A large message is understood in the parser's thread. Until that is done nothing more is read, and
+what was read already waits, so that messages keep their order.
 """
 
 import asyncio
 import logging
+from collections import deque
 from collections.abc import Callable
+from functools import partial
 from typing import cast
 
 import orjson
@@ -16,11 +21,14 @@ from websockets.protocol import OPEN, SEND_EOF
 from websockets.server import ServerProtocol
 
 from hub.api.requests import Json
+from hub.dispatch.terms import Terms
 from hub.errors import CloseCode, HubError
 from hub.hub import Hub
 from hub.server.frames import text_frame
-from hub.server.outbox import Outbox
-from hub.server.session import Session
+from hub.server.lanes import Command
+from hub.server.outbox import HIGH_WATER, Outbox
+from hub.server.parser import LARGE, Parser
+from hub.server.session import Session, understand, understand_all
 
 logger = logging.getLogger("hub.websocket")
 
@@ -31,21 +39,31 @@ MAX_UNREAD = 256 * 1024
 
 
 class Connection(asyncio.Protocol):
-    """One open WebSocket. ``on_lost`` is called when it is gone and has released everything."""
+    """One open WebSocket, whose requests have these terms.
+
+    ``on_lost`` is called when it is gone and has released everything.
+    """
 
     def __init__(
         self,
         hub: Hub,
         protocol: ServerProtocol,
         *,
+        parser: Parser,
+        terms: Terms,
         on_lost: Callable[["Connection"], None],
     ) -> None:
         self._hub = hub
         self._protocol = protocol
+        self._parser = parser
+        self._terms = terms
         self._on_lost = on_lost
         self._loop = asyncio.get_running_loop()
         self._session: Session | None = None
         self._fragments: list[bytes] = []
+        self._parsing: asyncio.Future[Command] | None = None
+        # Bounded by what one read can bring: nothing is read while messages wait.
+        self._unread: deque[bytes | HubError] = deque()
         self._transport: asyncio.Transport | None = None
         self._outbox: Outbox | None = None
         self._close_timer: asyncio.TimerHandle | None = None
@@ -58,8 +76,22 @@ class Connection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         # uvloop's transports have the methods of ``asyncio.Transport`` without being one.
         self._transport = cast(asyncio.Transport, transport)
-        self._outbox = Outbox(self._transport.write, self._loop)
-        self._session = Session(self._hub, self._outbox, self._send, on_idle=self._close_if_expired)
+        self._transport.set_write_buffer_limits(high=HIGH_WATER)
+        self._outbox = Outbox(
+            self._transport.write,
+            self._loop,
+            patience=self._hub.policy.reader_patience,
+            max_lag=self._hub.policy.reader_lag,
+            on_slow=self._too_slow,
+        )
+        self._session = Session(
+            self._hub,
+            self._outbox,
+            self._send,
+            parser=self._parser,
+            terms=self._terms,
+            on_idle=self._close_if_expired,
+        )
 
     def data_received(self, data: bytes) -> None:
         self._heard = True
@@ -85,6 +117,9 @@ class Connection(asyncio.Protocol):
             self._outbox.close()
         if self._session is not None:
             self._session.close()
+        self._unread.clear()
+        if self._parsing is not None:
+            self._parsing.cancel()
         self._transport = self._outbox = self._session = None
         self._on_lost(self)
 
@@ -93,7 +128,7 @@ class Connection(asyncio.Protocol):
     @property
     def idle(self) -> bool:
         """Whether nothing runs here and nothing waits."""
-        return self._session is None or self._session.idle
+        return self._session is None or (self._session.idle and self._parsing is None)
 
     def close(self, code: CloseCode, reason: str) -> None:
         """Start the closing handshake, if the connection is open. Nothing is sent after it."""
@@ -137,10 +172,9 @@ class Connection(asyncio.Protocol):
                 self._fragments.append(bytes(frame.data))
             elif opcode is Opcode.BINARY:
                 self._fragments = []
-                if self._session is not None:
-                    self._session.refuse(
-                        HubError("invalid_type", "A message must be text, but this one is binary.")
-                    )
+                self._message(
+                    HubError("invalid_type", "A message must be text, but this one is binary.")
+                )
                 continue
             else:
                 # Control frames are answered by the protocol; so is the rest of a binary message.
@@ -172,14 +206,63 @@ class Connection(asyncio.Protocol):
             return
         transport.write(text_frame(orjson.dumps(message)))
 
-    def _message(self, data: bytes) -> None:
+    def _message(self, message: bytes | HubError) -> None:
+        """Take a text message, or what is wrong with one that is none, when its turn comes."""
         if self._session is None or self._protocol.state is not OPEN:
             return
+        if self._parsing is not None:
+            self._unread.append(message)
+        elif isinstance(message, HubError):
+            self._session.refuse(message)
+        elif len(message) <= LARGE:
+            self._receive(partial(understand, message))
+        else:
+            assert self._transport is not None
+            self._transport.pause_reading()
+            self._parsing = self._parser.start(partial(understand_all, message))
+            self._parsing.add_done_callback(self._parsed)
+
+    def _parsed(self, parsing: asyncio.Future[Command]) -> None:
+        """A large message was understood: go on with it, and with what came after it."""
+        self._parsing = None
+        if parsing.cancelled():
+            return
+        if self._transport is None:
+            # Looked at, so that asyncio does not report it as forgotten.
+            parsing.exception()
+            return
         try:
-            self._session.receive(data)
+            if self._protocol.state is OPEN:
+                self._receive(parsing.result)
+            while self._unread and self._parsing is None:
+                self._message(self._unread.popleft())
+        except Exception:
+            # The boundary of one connection, as the transport is while it reads.
+            logger.exception("a message could not be taken")
+            self._transport.abort()
+            return
+        self._send_pending()
+        self._close_if_expired()
+        if self._parsing is None and self._transport is not None:
+            self._transport.resume_reading()
+
+    def _receive(self, command: Callable[[], Command]) -> None:
+        assert self._session is not None
+        try:
+            self._session.receive(command)
         except UnicodeDecodeError:
             # RFC 6455, 8.1: a text message that is not UTF-8 fails the connection.
             self._protocol.fail(CloseCode.INVALID_DATA, "a text message that is not UTF-8")
+
+    def _too_slow(self) -> None:
+        """The client does not read, or not fast enough: let go of what it reads, and say so behind
+        what it has not read yet."""
+        assert self._outbox is not None
+        assert self._session is not None
+        self._hub.bounds.reader_closed()
+        self._outbox.close()
+        self._session.close()
+        self.close(CloseCode.TRY_AGAIN_LATER, "too slow a reader, connect again and resume")
 
     def _close_if_expired(self) -> None:
         if self._expired and self.idle:

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hub.log import Event, ResponseLog
-from hub.server.outbox import Outbox, Subscription
+from hub.server.outbox import CHECK, Outbox, Subscription
 from tests.traces import traces
 from tests.virtual import virtual
 
@@ -26,6 +26,8 @@ async def turn() -> None:
 
 class Part:
     """A part with a name."""
+
+    type = "delta"
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -57,14 +59,35 @@ class Writer:
 class Socket:
     """A transport: it records every write, and its buffer drains when the test says so."""
 
-    def __init__(self, *, budget: int = 64 * 1024, high_water: int | None = None) -> None:
-        self.outbox = Outbox(self.write, asyncio.get_running_loop(), budget=budget)
+    def __init__(
+        self,
+        *,
+        budget: int = 64 * 1024,
+        high_water: int | None = None,
+        patience: float = 60.0,
+        max_lag: int = 1 << 40,
+    ) -> None:
+        self.outbox = Outbox(
+            self.write,
+            asyncio.get_running_loop(),
+            patience=patience,
+            max_lag=max_lag,
+            on_slow=self._slow,
+            budget=budget,
+        )
+        self.closed_at: float | None = None
         self.writes: list[bytes] = []
         self.ends: list[str] = []
         self._high_water = high_water
         self._buffered = 0
 
+    def _slow(self) -> None:
+        assert self.closed_at is None, "told twice"
+        self.closed_at = asyncio.get_running_loop().time()
+        self.outbox.close()
+
     def write(self, data: bytes) -> None:
+        assert self.closed_at is None, "written to a reader that was given up"
         assert not self.outbox.paused, "written to a full socket"
         assert data, "nothing to write"
         self.writes.append(data)
@@ -489,3 +512,160 @@ async def test_nothing_comes_after_close() -> None:
     socket.follow("late", writers[0].log)
     await turn()
     assert (socket.writes, socket.ends) == ([], [])
+
+
+# A reader that is too far behind.
+
+
+reader_steps = traces(
+    st.one_of(
+        st.tuples(st.just("say"), st.integers(0, 1), st.integers(1, 400)),
+        st.tuples(st.just("wait"), st.sampled_from([0.5, 1.0, 3.0, 10.0])),
+        st.tuples(st.just("follow"), st.integers(0, 1)),
+        st.sampled_from([("drain",), ("drain",), ("turn",), ("pause",)]),
+    ),
+    60,
+)
+
+
+@given(reader_steps, st.integers(0, 500), st.integers(0, 1000), st.sampled_from([0.5, 4.0, 20.0]))
+@virtual
+async def test_only_who_is_behind_for_its_whole_patience_is_closed(
+    trace: list[tuple[Any, ...]], high_water: int, budget: int, patience: float
+) -> None:
+    """Whatever a reader does: it is closed when it has been behind, from a pause until it had all
+    there was, for as long as its patience is; not earlier, not later, and nobody else is."""
+    loop = asyncio.get_running_loop()
+    socket = Socket(budget=budget, high_water=high_water, patience=patience)
+    writers = [Writer(), Writer()]
+    readers: list[Subscription] = []
+    since: float | None = None
+
+    def follow(number: int) -> None:
+        readers.append(socket.follow(f"reader-{len(readers)}", writers[number].log))
+
+    def look() -> None:
+        """Keep the rule's own account of since when the reader is behind."""
+        nonlocal since
+        has_all = all(reader.cursor >= reader.log.last for reader in readers)
+        if socket.outbox.paused:
+            since = loop.time() if since is None else since
+        elif has_all:
+            since = None
+
+    follow(0)
+    for step in trace:
+        match step:
+            case ("say", writer, length):
+                writers[writer].say("x" * length)
+            case ("wait", seconds):
+                # Nothing changes meanwhile but for the flushes.
+                for _ in range(round(seconds / 0.5)):
+                    for _ in range(100):
+                        await turn()
+                        look()
+                    await asyncio.sleep(0.5)
+                    await turn()
+                    if since is not None and loop.time() - since >= patience:
+                        assert socket.closed_at == since + patience
+                        return
+            case ("follow", number) if len(readers) < 5:
+                follow(number)
+            case ("drain",):
+                socket.drain()
+            case ("turn",):
+                await turn()
+            case ("pause",):
+                socket.outbox.pause()
+        look()
+        assert socket.closed_at is None
+    # From here on it does not read at all.
+    socket.outbox.pause()
+    look()
+    assert since is not None
+    await asyncio.sleep(patience)
+    await turn()
+    assert socket.closed_at == since + patience
+    assert len(socket.outbox) == 0
+
+
+@virtual
+async def test_who_falls_behind_by_too_much_is_closed_at_the_next_look() -> None:
+    """The logs of all that it reads count together."""
+    socket, writers = Socket(max_lag=10_000), [Writer(), Writer()]
+    for number, writer in enumerate(writers):
+        socket.follow(f"lane-{number}", writer.log)
+    socket.outbox.pause()
+    for writer in writers:
+        for _ in range(20):
+            writer.say("x" * 40)
+    await asyncio.sleep(2 * CHECK)
+    assert socket.outbox.lag == 40 * 240
+    assert socket.closed_at is None
+    for _ in range(5):
+        writers[0].say("x" * 40)
+    await asyncio.sleep(CHECK)
+    assert socket.closed_at == 3 * CHECK
+
+
+@virtual
+async def test_what_was_there_before_it_came_is_no_lag() -> None:
+    """Who reads an old log on a full socket has only its patience to go by."""
+    socket, writer = Socket(max_lag=1000, patience=10.0), Writer()
+    for _ in range(100):
+        writer.say("x" * 100)
+    socket.follow("lane", writer.log)
+    socket.outbox.pause()
+    await asyncio.sleep(9)
+    assert (socket.outbox.lag, socket.closed_at) == (0, None)
+    await asyncio.sleep(1.5)
+    assert socket.closed_at == 10.0
+
+
+@virtual
+async def test_who_has_had_a_part_of_it_is_still_behind() -> None:
+    """A drain that is too short to catch up in does not begin its patience anew."""
+    socket, writer = Socket(budget=1, patience=10.0), Writer()
+    socket.follow("lane", writer.log)
+    writer.say("a")
+    socket.outbox.pause()
+    writer.say("b", part=1)
+    writer.say("c")
+    await asyncio.sleep(6)
+    socket.drain()
+    await turn()
+    assert socket.text("lane") == "a"
+    socket.outbox.pause()
+    await asyncio.sleep(6)
+    assert socket.closed_at == 10.0
+
+
+@virtual
+async def test_nobody_is_timed_who_is_not_behind() -> None:
+    """No timer runs before the first pause, after the last event was had, or after the close."""
+    socket, writer = Socket(), Writer()
+    socket.follow("lane", writer.log)
+    writer.say("x")
+    await turn()
+    assert timers() == 0
+    socket.outbox.pause()
+    socket.outbox.pause()
+    assert timers() == 1
+    socket.drain()
+    assert timers() == 0, "it had all there was"
+    socket.outbox.pause()
+    writer.say("y")
+    socket.drain()
+    assert timers() == 1, "it is behind until it has had it"
+    await turn()
+    assert timers() == 0
+    socket.outbox.pause()
+    socket.outbox.close()
+    socket.outbox.pause()
+    assert timers() == 0
+
+
+def timers() -> int:
+    """How many timers run on the loop."""
+    scheduled: list[asyncio.TimerHandle] = asyncio.get_running_loop()._scheduled  # type: ignore[attr-defined]
+    return sum(not timer.cancelled() for timer in scheduled)

@@ -1,0 +1,59 @@
+"""On what terms a request waits, as its headers, its endpoint and itself say. Pure.
+
+    X-Hub-Class: completion | chat | background    how urgent it is; by default the endpoint's class
+    X-Hub-Lane: NAME                               requests of one lane leave in order of arrival
+    X-Hub-Deadline-Ms: N                           it must have been dispatched within so many ms
+
+A request with ``service_tier: "flex"`` is of the background class. Who shares with others is told
+apart by the API key that is sent, whatever it is: hub knows no keys yet, and asks for none.
+"""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from hashlib import blake2b
+
+from hub.api.requests import Request
+from hub.dispatch.terms import Class, Terms
+from hub.errors import HubError
+
+MAX_LANE = 128
+MAX_DEADLINE_MS = 86_400_000
+_CLASSES = {rank.label: rank for rank in Class}
+
+
+def terms_of(headers: Mapping[str, str], rank: Class) -> Terms:
+    """The terms of a request with such headers, at an endpoint whose class is ``rank``.
+
+    Raises ``HubError`` ``invalid_value`` with the header's name as its ``param``.
+    """
+    name = headers.get("X-Hub-Class")
+    if name is not None:
+        if name.strip().lower() not in _CLASSES:
+            raise _wrong("X-Hub-Class", f"must be one of {', '.join(_CLASSES)}")
+        rank = _CLASSES[name.strip().lower()]
+    lane = headers.get("X-Hub-Lane", "")
+    if len(lane) > MAX_LANE:
+        raise _wrong("X-Hub-Lane", f"has at most {MAX_LANE} characters")
+    patience: float | None = None
+    deadline = headers.get("X-Hub-Deadline-Ms")
+    if deadline is not None:
+        if not (deadline.isascii() and deadline.isdigit() and len(deadline) <= 8):
+            raise _wrong("X-Hub-Deadline-Ms", "must be a number of milliseconds")
+        if not 0 < int(deadline) <= MAX_DEADLINE_MS:
+            raise _wrong("X-Hub-Deadline-Ms", f"must be between 1 and {MAX_DEADLINE_MS}")
+        patience = int(deadline) / 1000
+    return Terms(rank, _tenant(headers.get("Authorization", "")), lane, patience)
+
+
+def terms_for(terms: Terms, request: Request) -> Terms:
+    """The same terms, as far as the request itself says nothing else."""
+    return replace(terms, rank=Class.BACKGROUND) if request.flex else terms
+
+
+def _tenant(authorization: str) -> str:
+    # Not the key itself: it would show in every dump of the queue.
+    return blake2b(authorization.encode(), digest_size=8).hexdigest() if authorization else ""
+
+
+def _wrong(header: str, why: str) -> HubError:
+    return HubError("invalid_value", f"The header {header} {why}.", param=header)
