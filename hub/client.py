@@ -1,0 +1,389 @@
+"""Many streamed responses over one WebSocket, from Python.
+
+    async with Client("ws://127.0.0.1:8765/v1/responses") as client:
+        run = client.create(input="Hello")
+        async for piece in run:
+            print(piece, end="")
+        response = await run.done()
+
+The rules of its world, which are those of the page's ``hub.js``:
+
+- A ``Run`` reads one response. It holds a lane (a ``stream_id``) from its request to the terminal
+  event. The server runs 16 responses of a connection at once and knows 32 names in its life, so the
+  names are a pool of 16: a run waits here for one, never behind another run inside one.
+- A lost connection is made again by itself, and each run goes on from its cursor, the number of the
+  last event that it had: no text is lost and none comes twice. Two kinds of runs end instead, since
+  nothing is sent twice that may have run: one whose request was not acknowledged
+  (``outcome_unknown``), and one with ``store=False``, which the server stops (``connection_lost``).
+- The close code says whether to come back. The 60 minutes of a connection end with an error; what
+  that error refuses has not run, and is sent on the next connection.
+
+Plain calls decide (``_next``, ``_receive``, ``_sort``); the tasks only wait, read and write.
+"""
+
+import asyncio
+import logging
+import random
+from collections import deque
+from collections.abc import Mapping
+from typing import Any, Self
+from urllib.parse import urlsplit
+
+import orjson
+from websockets.asyncio.client import ClientConnection, connect
+from websockets.exceptions import ConnectionClosed, InvalidStatus, InvalidURI, WebSocketException
+from websockets.protocol import OPEN
+
+from hub.errors import CloseCode, HubError
+from hub.run import TERMINAL, ClientError, Error, Json, Run, Timings, typed
+
+__all__ = ["Client", "ClientError", "Run", "Timings"]
+
+logger = logging.getLogger("hub.client")
+
+LANES = tuple(f"lane-{number}" for number in range(1, 17))
+MAX_WAITING = 256
+"""Runs that wait for a lane or for the connection; further ones end with ``too_many_waiting``."""
+MAX_EVENT = 64 << 20
+"""Bytes of the largest event: the terminal one repeats the whole answer."""
+CLOSE_TIMEOUT = 2.0
+"""Seconds that the server has to answer a close frame."""
+STABLE = 5.0
+"""Seconds that a connection must have lived for its loss to count as a first one."""
+COME_BACK = {1001, 1005, 1006, 1011, 1012, 1013}
+"""Close codes after which to connect again; 1005 and 1006 stand for none."""
+
+_RETIRED = "websocket_connection_limit_reached"
+
+
+class Client:
+    """A connection that comes back, and the lanes on it. Use it with ``async with``."""
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        headers: Mapping[str, str] | None = None,
+        max_message: int = 1 << 20,
+        first_delay: float = 0.5,
+        max_delay: float = 15.0,
+        patience: float = 60.0,
+    ) -> None:
+        """``url`` may be ``ws(s)`` or ``http(s)``; without a path it is hub's. Raises
+        ``ValueError`` if it is neither.
+
+        ``max_message`` is the server's bound, in bytes. A lost connection is tried again after a
+        random part of ``first_delay`` (seconds), of twice as much, … up to ``max_delay``. When
+        that has failed for ``patience``, every run ends, and the next ``create`` tries again.
+        """
+        self.url = websocket_url(url)
+        self._headers = dict(headers or {})
+        self._max_message = max_message
+        self._delays = first_delay, max_delay
+        self._patience = patience
+        self._lanes: dict[str, Run | None] = {}
+        self._waiting: deque[Run] = deque()
+        self._stops: dict[str, None] = {}
+        self._todo = asyncio.Event()
+        self._retiring = False
+        self._task: asyncio.Task[None] | None = None
+
+    async def __aenter__(self) -> Self:
+        """Connect. Raises ``ClientError`` or ``HubError`` if that fails."""
+        assert self._task is None, "a client is entered once"
+        socket = await self._connect()
+        self._task = asyncio.create_task(self._work(socket), name="hub client")
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        """Disconnect; whatever runs ends with ``client_closed``."""
+        assert self._task is not None
+        self._task.cancel()
+        await asyncio.wait((self._task,))
+
+    def create(
+        self,
+        input: Any = None,
+        *,
+        previous_response_id: str | None = None,
+        lane: str | None = None,
+        **fields: Any,
+    ) -> Run:
+        """Ask for a response. ``fields`` are those of ``response.create`` (``model``, …).
+
+        Runs with the same ``lane`` run one after the other. It is a name of your choice, and there
+        may be any number of them. Raises ``TypeError`` if a field is not JSON.
+        """
+        named = {"input": input, "previous_response_id": previous_response_id}
+        given = {key: value for key, value in named.items() if value is not None}
+        body = orjson.dumps({**fields, **given, "type": "response.create"})
+        run = Run(lane, body, self._cancel, kept=fields.get("store") is not False)
+        if len(body) + 64 > self._max_message:
+            text = f"The request has {len(body)} bytes; {self._max_message} are allowed."
+            run._end(error=HubError("message_too_large", text))
+            return run
+        return self._add(run)
+
+    def resume(self, response_id: str, *, starting_after: int = -1) -> Run:
+        """Read a response that runs or is stored, whoever asked for it, after that event."""
+        run = Run(None, b"", self._cancel)
+        run.id, run.sequence_number, run.state = response_id, starting_after, "resuming"
+        run._started = None
+        return self._add(run)
+
+    def _add(self, run: Run) -> Run:
+        if self._task is None or self._task.done():
+            raise RuntimeError("the client is not connected: use it inside 'async with'")
+        if len(self._waiting) >= MAX_WAITING:
+            text = f"{MAX_WAITING} requests wait on this connection already."
+            run._end(error=ClientError("too_many_waiting", text, retryable=True))
+        else:
+            self._waiting.append(run)
+            self._todo.set()
+        return run
+
+    def _cancel(self, run: Run) -> None:
+        for name, one in self._lanes.items():
+            if one is run:
+                # By the lane, not by the id: so the server never answers that it is too late.
+                self._stops[name] = None
+                self._todo.set()
+                return
+        if run.id is None:
+            self._waiting.remove(run)
+            run._end(response=_never_ran())
+        # One that was interrupted is stopped when it is resumed.
+
+    # The connection.
+
+    async def _work(self, socket: ClientConnection) -> None:
+        error = ClientError("client_closed", "The client was closed.")
+        try:
+            attempt = 0
+            while True:
+                opened = self._clock()
+                code, reason = await self._serve(socket)
+                lived = self._clock() - opened >= STABLE
+                attempt = 0 if lived else attempt + 1
+                now = self._retiring and lived
+                stop = code not in COME_BACK and not self._retiring
+                self._sort()
+                if stop:
+                    text = f"The server closed the connection ({code}): {reason or 'no reason'}."
+                    await self._give_up(ClientError("connection_closed", text))
+                socket = await self._again(0.0 if now or stop else self._delay(attempt), attempt)
+        except Exception:
+            # The boundary of the client: its user's program goes on, and hears of it by the runs.
+            logger.exception("the client failed")
+            error = ClientError("client_failed", "The client failed; see its log.")
+        finally:
+            self._sort(error)
+
+    async def _again(self, delay: float, attempt: int) -> ClientConnection:
+        """A new connection, after ``delay``."""
+        since = self._clock()
+        while True:
+            await asyncio.sleep(delay)
+            try:
+                return await self._connect()
+            except (HubError, ClientError) as error:
+                hopeless = not (error.row if isinstance(error, HubError) else error).retryable
+                attempt += 1
+                delay = self._delay(attempt)
+                if hopeless or self._clock() - since > self._patience:
+                    await self._give_up(error)
+                    since, delay = self._clock(), 0.0
+
+    async def _give_up(self, error: Error) -> None:
+        """End every run, and wait until somebody asks for another one."""
+        self._sort(error)
+        self._todo.clear()
+        await self._todo.wait()
+
+    def _delay(self, attempt: int) -> float:
+        first, most = self._delays
+        # The exponent is bounded, too: a float overflows at 1024.
+        return random.uniform(0, min(most, first * 2 ** min(attempt, 30)))
+
+    def _clock(self) -> float:
+        return asyncio.get_running_loop().time()
+
+    async def _connect(self) -> ClientConnection:
+        try:
+            return await connect(
+                self.url,
+                additional_headers=self._headers,
+                compression=None,
+                max_size=MAX_EVENT,
+                close_timeout=CLOSE_TIMEOUT,
+            )
+        except InvalidStatus as refused:
+            raise _refusal(refused) from None
+        except (OSError, EOFError, WebSocketException) as error:
+            text = f"Cannot connect to {self.url}: {error or type(error).__name__}."
+            hope = not isinstance(error, InvalidURI)
+            raise ClientError("connection_refused", text, retryable=hope) from error
+
+    async def _serve(self, socket: ClientConnection) -> tuple[int, str]:
+        """Read and write until the connection ends: why it did."""
+        self._lanes = dict.fromkeys(LANES)
+        self._stops.clear()
+        self._retiring = False
+        self._todo.set()
+        try:
+            async with asyncio.TaskGroup() as group:
+                writer = group.create_task(self._write(socket))
+                ended = await self._read(socket)
+                writer.cancel()
+            return ended
+        finally:
+            await socket.close()
+
+    async def _read(self, socket: ClientConnection) -> tuple[int, str]:
+        try:
+            while True:
+                self._receive(await socket.recv(decode=False))
+        except ConnectionClosed as closed:
+            # Who closed first has the reason; if nobody did, the connection was lost.
+            frame = closed.rcvd if closed.rcvd_then_sent is not False else closed.sent
+            frame = frame or closed.sent
+            return (
+                (1006, "the connection was lost") if frame is None else (frame.code, frame.reason)
+            )
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            # Not an event of this protocol: nothing that comes after it could be trusted.
+            logger.warning("the server sent what is not an event: %r", error)
+            self._sort(ClientError("protocol_error", "The server sent what is not an event."))
+            return CloseCode.PROTOCOL_ERROR, "it sent what is not an event"
+
+    async def _write(self, socket: ClientConnection) -> None:
+        try:
+            while True:
+                await self._todo.wait()
+                self._todo.clear()
+                while socket.state is OPEN and (frame := self._next()) is not None:
+                    await socket.send(frame, text=True)
+                if self._may_move():
+                    await socket.close()
+                    return
+        except ConnectionClosed:
+            return
+
+    def _next(self) -> bytes | None:
+        """The next message to send; a run whose message it is has a lane from here on."""
+        if self._stops:
+            name, _ = self._stops.popitem()
+            return b'{"type":"response.cancel","stream_id":"' + name.encode() + b'"}'
+        free = next((name for name, run in self._lanes.items() if run is None), None)
+        if free is None or self._retiring:
+            return None
+        taken = {run.lane for run in self._lanes.values() if run is not None}
+        for run in self._waiting:
+            if run.lane is None or run.lane not in taken:
+                self._waiting.remove(run)
+                self._lanes[free] = run
+                if run.cancelled:
+                    self._stops[free] = None
+                return run._frame(free)
+        return None
+
+    def _may_move(self) -> bool:
+        """Whether this connection takes nothing new, and leaving it now loses nothing."""
+        busy = [run for run in self._lanes.values() if run is not None]
+        kept = all(run.id is not None and run._kept for run in busy)
+        return self._retiring and (not busy or (kept and bool(self._waiting)))
+
+    def _receive(self, data: bytes) -> None:
+        event = orjson.loads(data)
+        name = event.get("stream_id")
+        run = self._lanes.get(name)
+        if event["type"] == "error":
+            self._refused(name, run, typed(event["error"], event.get("headers")))
+        elif run is not None and event.get("sequence_number", -1) > run.sequence_number:
+            if run.cancelled and not run._heard:
+                # What had not begun could not be stopped.
+                self._stops[name] = None
+                self._todo.set()
+            run._take(event)
+            if event["type"] in TERMINAL:
+                response = event["response"]
+                failed = response["status"] == "failed"
+                self._release(name)
+                run._end(
+                    response=response, error=typed(response.get("error") or {}) if failed else None
+                )
+
+    def _refused(self, name: str, run: Run | None, error: Error) -> None:
+        """An error ends its request, unless it says that this connection takes no more."""
+        retired = error.code == _RETIRED
+        self._retiring |= retired
+        self._todo.set()
+        if run is None:
+            if not retired:
+                logger.warning("the server complains: %s (%s)", error.message, error.code)
+            return
+        self._release(name)
+        if run.cancelled and run.id is None:
+            run._end(response=_never_ran())
+        elif retired and not run._heard:
+            run._become("waiting" if run.id is None else "resuming")
+            self._waiting.appendleft(run)
+        else:
+            run._end(error=error)
+
+    def _release(self, name: str) -> None:
+        self._lanes[name] = None
+        self._stops.pop(name, None)
+        self._todo.set()
+
+    def _sort(self, error: Error | None = None) -> None:
+        """The connection is gone. What can be resumed waits for the next one, before what was not
+        sent; the rest ends. With an ``error`` all of it ends."""
+        back: list[Run] = []
+        for run in self._lanes.values():
+            if run is None:
+                continue
+            if error is not None:
+                run._end(error=error)
+            elif run.id is None:
+                text = "The connection was lost before the request was acknowledged."
+                run._end(error=ClientError("outcome_unknown", f"{text} It may have run or not."))
+            elif not run._kept:
+                text = "The connection was lost in mid-answer, and the answer is not stored."
+                run._end(error=ClientError("connection_lost", text))
+            else:
+                run._resumed = True
+                run._become("resuming")
+                back.append(run)
+        self._lanes = {}
+        self._waiting.extendleft(reversed(back))
+        while error is not None and self._waiting:
+            self._waiting.popleft()._end(error=error)
+
+
+def websocket_url(url: str) -> str:
+    """The address of hub's WebSocket. Raises ``ValueError`` if ``url`` is not one of a server."""
+    parts = urlsplit(url)
+    scheme = {"http": "ws", "https": "wss"}.get(parts.scheme, parts.scheme)
+    # Looking at the port raises, too, if it is none.
+    if scheme not in ("ws", "wss") or not parts.hostname or parts.port == 0:
+        raise ValueError(f"not a ws:// or http:// URL: {url!r}")
+    path = parts.path.rstrip("/")
+    path = "/v1/responses" if path in ("", "/v1") else path
+    return parts._replace(scheme=scheme, path=path, fragment="").geturl()
+
+
+def _refusal(refused: InvalidStatus) -> Error:
+    """Why the handshake was refused."""
+    status = refused.response.status_code
+    try:
+        return typed(orjson.loads(refused.response.body or b"")["error"])
+    except (ValueError, TypeError, KeyError, AttributeError):
+        # Not an error of hub's: a proxy, or another server.
+        hope = status >= 500 or status == 429
+        text = f"The server refused the connection with HTTP status {status}."
+        return ClientError("connection_refused", text, retryable=hope)
+
+
+def _never_ran() -> Json:
+    return {"status": "cancelled", "output": []}
