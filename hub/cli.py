@@ -1,6 +1,7 @@
 """The command line. The only place that sees every part."""
 
 import asyncio
+import gc
 import logging
 import signal
 import sys
@@ -12,14 +13,14 @@ import click
 from aiohttp import web
 
 from hub import __version__
+from hub.bench.commands import bench
+from hub.chat import chat
 from hub.config import Settings, from_options, options
-from hub.dispatch.dispatcher import Dispatcher, Upstream
+from hub.dispatch.dispatcher import Dispatcher
 from hub.engines import sim_server
 from hub.engines.base import Engine
-from hub.engines.discover import LOCAL_SERVERS, find_local
 from hub.engines.sim import SimEngine
 from hub.engines.sim_model import DEFAULT_PROFILE, PROFILES
-from hub.engines.upstream import UpstreamEngine
 from hub.errors import HubError
 from hub.hub import Hub
 from hub.policy import Policy
@@ -29,9 +30,9 @@ from hub.server.webhooks import Endpoint, deliveries_of, parse_endpoint
 from hub.store.base import Store
 from hub.store.memory import MemoryStore
 from hub.store.sqlite import SqliteStore
+from hub.upstreams import Upstreams, not_reloaded
 
-DEFAULT_WINDOW = 32
-"""Requests in flight at an upstream that does not say how many slots it has."""
+logger = logging.getLogger("hub")
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -42,21 +43,41 @@ def main() -> None:
     \b
     hub serve                                 serve, on a local model server or a simulated one
     hub serve --upstream http://host:8000/v1  serve, in front of this model server
+    hub chat                                  chat in the terminal
     hub sim                                   a simulated model server, for trials and tests
     """
 
 
-@main.command()
+class _Reloadable(click.Command):
+    """A command that can read its settings again."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        ctx.meta["hub.args"] = [*args]
+        return super().parse_args(ctx, args)
+
+
+@main.command(cls=_Reloadable)
 @options
 def serve(**values: Any) -> None:
     """Serve chats: the page, the HTTP API and WebSocket lanes, on one port.
 
     Every option can also be set in the environment (HUB_PORT for --port) and in a TOML file
     (port = 8765); a flag wins over the environment, the environment over the file.
+
+    On SIGHUP the file is read again: upstreams are added and drained, and the rules of the queue
+    changed, without losing a request.
     """
     settings = from_options(values)
     _log(settings.log_level)
-    _run(_serve(settings))
+    # How long the loop waits for the interpreter while a large request is parsed (``Parser``).
+    sys.setswitchinterval(0.001)
+    context = click.get_current_context()
+
+    def again() -> Settings:
+        with context.command.make_context("serve", [*context.meta["hub.args"]]) as fresh:
+            return from_options(fresh.params)
+
+    _run(_serve(settings, again))
 
 
 @main.command()
@@ -89,14 +110,13 @@ def sim(host: str, port: int, profile: str, speed: float, seed: int, faults: boo
     _run(_simulate(engine, host, port))
 
 
-async def _serve(settings: Settings) -> None:
-    engines = await _engines(settings)
-    dispatcher = Dispatcher(
-        [Upstream(e, settings.window or e.slots or DEFAULT_WINDOW) for e in engines],
-        batch_size=settings.batch_size,
-        flush_interval=settings.flush_interval / 1000,
-        queue_size=settings.queue_size,
-    )
+main.add_command(bench)
+main.add_command(chat)
+
+
+async def _serve(settings: Settings, again: Callable[[], Settings]) -> None:
+    upstreams = Upstreams(settings, click.echo)
+    dispatcher = Dispatcher(await upstreams.open(), settings.rules)
     endpoints = _endpoints(settings)
     store = _store(settings)
     try:
@@ -109,13 +129,17 @@ async def _serve(settings: Settings) -> None:
         dispatcher,
         store,
         Policy(
-            default_model=await _default_model(engines[0]),
+            default_model=await _default_model(dispatcher.upstreams[0].engine),
             reasoning_events=settings.reasoning_events,
             grace=settings.grace,
             retention=settings.retention * 86400,
             store_bytes=settings.store_size << 20,
             remembered=settings.memory << 20,
             jobs=settings.background,
+            response_bytes=settings.max_response << 20,
+            live_bytes=settings.live_memory << 20,
+            reader_patience=settings.reader_patience,
+            reader_lag=settings.reader_lag << 20,
         ),
         deliveries=lambda live: deliveries_of(
             endpoints, live.id, live.recorder.status, time.time()
@@ -128,7 +152,9 @@ async def _serve(settings: Settings) -> None:
         port=settings.port,
         max_message=settings.max_message,
         connection_lifetime=settings.connection_lifetime * 60,
+        lab=settings.lab,
     )
+    _spare_the_collector()
     try:
         port = await _listen(server.start, settings.host, settings.port)
     except click.ClickException:
@@ -139,53 +165,37 @@ async def _serve(settings: Settings) -> None:
     url = f"http://{settings.host}:{port}"
     click.echo(f"hub {__version__} serves {url} (page), {url}/v1 (API). Ctrl-C stops it.")
     signals = _signals()
-    await signals.get()
+    while await signals.get() == signal.SIGHUP:
+        settings = await _reload(settings, again, upstreams, dispatcher)
+    signals = _signals(reload=False)
     click.echo(f"Stopping: what runs has {settings.drain:g} s to end. Ctrl-C again to stop now.")
     stopping = asyncio.ensure_future(server.stop(settings.drain))
-    again = asyncio.ensure_future(signals.get())
-    await asyncio.wait((stopping, again), return_when=asyncio.FIRST_COMPLETED)
-    if again.done():
+    impatient = asyncio.ensure_future(signals.get())
+    await asyncio.wait((stopping, impatient), return_when=asyncio.FIRST_COMPLETED)
+    if impatient.done():
         await dispatcher.close()
-    again.cancel()
+    impatient.cancel()
     await stopping
     await courier.stop()
     await store.close()
-    for engine in engines:
-        await engine.close()
+    for upstream in dispatcher.upstreams:
+        await upstream.engine.close()
 
 
-async def _engines(settings: Settings) -> list[Engine]:
-    """The engines that the settings name, or what is there; says which."""
-    if settings.sim:
-        return [_simulated(settings, settings.sim)]
-    urls = list(settings.upstream)
-    if not urls:
-        found = await find_local()
-        if found is None:
-            ports = ", ".join(f"{name} at {url}" for name, url in LOCAL_SERVERS)
-            click.echo(
-                f"No model server found on this machine ({ports}): the answers are simulated. "
-                "--upstream URL names one."
-            )
-            return [_simulated(settings, DEFAULT_PROFILE.name)]
-        click.echo(
-            f"Found {found.name} at {found.url}. --upstream URL takes another, --sim simulates one."
-        )
-        urls = [found.url]
-    engines: list[Engine] = []
-    for url in urls:
-        engine = UpstreamEngine(
-            url,
-            api_key=settings.upstream_key,
-            models=settings.models,
-            idle_timeout=settings.idle_timeout,
-            continues=settings.upstream_continues,
-        )
-        slots = await engine.probe_slots()
-        says = f", which has {slots} slots" if slots else ""
-        click.echo(f"Engine: {engine.name}{says}.")
-        engines.append(engine)
-    return engines
+async def _reload(
+    old: Settings, again: Callable[[], Settings], upstreams: Upstreams, dispatcher: Dispatcher
+) -> Settings:
+    """Read the settings again and go by them; if they are wrong, by the old ones."""
+    try:
+        new = again()
+        await upstreams.reload(new, dispatcher)
+    except click.ClickException as error:
+        logger.error("the settings were not reloaded: %s", error.format_message())
+        return old
+    if names := not_reloaded(old, new):
+        logger.warning("a restart is needed for: %s", ", ".join(names))
+    click.echo("The settings were read again.")
+    return new
 
 
 def _store(settings: Settings) -> Store:
@@ -203,20 +213,10 @@ def _endpoints(settings: Settings) -> list[Endpoint]:
         raise click.BadParameter(str(error), param_hint="'--webhook'") from None
 
 
-def _simulated(settings: Settings, profile: str) -> Engine:
-    click.echo(f"Engine: simulated, {profile} at {settings.sim_speed:g} times its speed.")
-    return SimEngine(
-        PROFILES[profile],
-        speed=settings.sim_speed,
-        seed=settings.sim_seed,
-        faults=settings.sim_faults,
-    )
-
-
 async def _default_model(engine: Engine) -> str:
     """The name of the model that answers where a request names none; empty if it is not known."""
     try:
-        return (await engine.models())[0]
+        return next(iter(await engine.models()), "")
     except HubError as error:
         click.echo(f"Warning: {engine.name} does not answer yet: {error.message}", err=True)
         return ""
@@ -233,7 +233,7 @@ async def _simulate(engine: SimEngine, host: str, port: int) -> None:
 
     port = await _listen(start, host, port)
     click.echo(f"A simulated model server ({engine.profile.name}) serves http://{host}:{port}/v1.")
-    await _signals().get()
+    await _signals(reload=False).get()
     await runner.cleanup()
     await engine.close()
 
@@ -247,13 +247,18 @@ async def _listen(start: Callable[[], Coroutine[Any, Any, int]], host: str, port
         ) from None
 
 
-def _signals() -> asyncio.Queue[int]:
-    """A queue of the SIGINTs and SIGTERMs that arrive from now on."""
+def _signals(*, reload: bool = True) -> asyncio.Queue[int]:
+    """A queue of the signals to stop, or to ``reload``, that arrive from now on.
+
+    In a terminal SIGHUP means that it was closed, and stops.
+    """
     loop = asyncio.get_running_loop()
     # Unbounded: it is filled by whoever may kill the process anyway.
     signals: asyncio.Queue[int] = asyncio.Queue()
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, signals.put_nowait, number)
+    hangup = signal.SIGHUP if reload and not sys.stdin.isatty() else signal.SIGTERM
+    loop.add_signal_handler(signal.SIGHUP, signals.put_nowait, hangup)
     return signals
 
 
@@ -261,6 +266,18 @@ def _log(level: str) -> None:
     logging.basicConfig(
         level=level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s"
     )
+
+
+def _spare_the_collector() -> None:
+    """Make the garbage collector's pauses short: what was loaded so far is looked at no more, and
+    all that lives is looked at rarely.
+
+    By default one request of 20,000 items caused a full collection or more, of 60 ms each. Nothing
+    waits for the collector: an ended response is no circle.
+    """
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(5_000, 5, 100)
 
 
 def _run(main: Coroutine[Any, Any, None]) -> None:

@@ -9,13 +9,15 @@ import dataclasses
 import os
 import tomllib
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import click
 
+from hub.dispatch.terms import RULES, Class, Rules
 from hub.engines.sim_model import PROFILES
+from hub.specs import UpstreamSpec, parse_rule, parse_upstream
 
 DEFAULT_PROFILE = "h100-8b"
 
@@ -41,7 +43,8 @@ class Settings:
     )
     upstream: tuple[str, ...] = _option(
         "Base URL of an OpenAI-compatible model server. Repeatable. Without it, hub looks for one "
-        "on the usual local ports and else simulates one.",
+        "on the usual local ports and else simulates one. What is particular to one of them is "
+        "added as URL#window=8&tokens=100000&gather=50&arrays&continues.",
         default=(),
         multiple=True,
         metavar="URL",
@@ -81,18 +84,31 @@ class Settings:
     )
     flush_interval: float = _option(
         "How long (ms) a request may wait for others to join its batch while there is room. "
-        "0: nobody waits.",
+        "0: nobody waits. Completions never do.",
         default=0.0,
         type=_SECONDS,
         metavar="MS",
     )
     window: int | None = _option(
-        "Most requests that one upstream holds at once. Default: what the upstream says of its "
-        "slots, else 32.",
+        "Most requests that one upstream holds at once. Default: it adapts, from the slots that "
+        "the upstream tells of.",
         type=_POSITIVE,
     )
     queue_size: int = _option(
-        "Most requests that wait; the next one is refused with 429.", default=1024, type=_POSITIVE
+        "Most requests that wait, per class; the next one is refused with 429.",
+        default=1024,
+        type=_POSITIVE,
+    )
+    tenant_queue: int = _option(
+        "Most requests of one tenant that wait, per class.", default=768, type=_POSITIVE
+    )
+    rule: tuple[str, ...] = _option(
+        "Another rule for one class (completion, chat, background): CLASS.batch_size, "
+        ".flush_interval (ms), .queue_size, .tenant_queue, .ceiling (0 to 1), .patience (s) or "
+        ".age (s). Repeatable.",
+        default=(),
+        multiple=True,
+        metavar="CLASS.RULE=VALUE",
     )
     idle_timeout: float = _option(
         "Give an upstream up when it has sent nothing for this long (s).",
@@ -138,7 +154,7 @@ class Settings:
     )
     background: int = _option(
         "Most background responses that run or wait for an upstream; others wait in the store.",
-        default=16,
+        default=64,
         type=_POSITIVE,
     )
     webhook: tuple[str, ...] = _option(
@@ -150,6 +166,31 @@ class Settings:
     )
     webhook_private: bool = _option(
         "Let webhooks go to private addresses, and over http.", default=False, is_flag=True
+    )
+    reader_patience: float = _option(
+        "A reader that has been behind for this long (s) is closed; it may come back and resume.",
+        default=60.0,
+        type=click.FloatRange(min=0, min_open=True),
+        metavar="S",
+    )
+    reader_lag: int = _option(
+        "So is one that is behind by more than this (MiB of events).",
+        default=16,
+        type=_POSITIVE,
+        metavar="MIB",
+    )
+    max_response: int = _option(
+        "Most that the events of one response may hold (MiB); beyond it the response fails.",
+        default=16,
+        type=_POSITIVE,
+        metavar="MIB",
+    )
+    live_memory: int = _option(
+        "Most that the events of all running responses may hold (MiB); beyond it new requests are "
+        "refused with 429, and background work waits in the store.",
+        default=512,
+        type=_POSITIVE,
+        metavar="MIB",
     )
     max_message: int = _option(
         "Largest request or WebSocket message (bytes).", default=1 << 20, type=_POSITIVE
@@ -166,6 +207,9 @@ class Settings:
         type=_SECONDS,
         metavar="S",
     )
+    lab: bool = _option(
+        "Let the laboratory page change the dispatcher's settings.", default=False, is_flag=True
+    )
     reasoning_events: str = _option(
         "Name of the raw reasoning events: response.reasoning_text.delta (OpenAI and its SDKs) or "
         "response.reasoning.delta (Open Responses).",
@@ -177,6 +221,27 @@ class Settings:
         default="info",
         type=click.Choice(["debug", "info", "warning", "error"]),
     )
+
+    @property
+    def upstreams(self) -> list[UpstreamSpec]:
+        """``upstream``, read. Raises ``ValueError``."""
+        return [parse_upstream(text) for text in self.upstream]
+
+    @property
+    def rules(self) -> dict[Class, Rules]:
+        """What holds for each class. Raises ``ValueError``."""
+        common = {
+            "batch_size": self.batch_size,
+            "queue_size": self.queue_size,
+            "tenant_queue": self.tenant_queue,
+        }
+        rules = {rank: replace(one, **common) for rank, one in RULES.items()}
+        for rank in (Class.CHAT, Class.BACKGROUND):
+            rules[rank] = replace(rules[rank], flush_interval=self.flush_interval / 1000)
+        for text in self.rule:
+            rank, change = parse_rule(text)
+            rules[rank] = replace(rules[rank], **change)
+        return rules
 
     @property
     def store_directory(self) -> Path | None:
@@ -238,11 +303,17 @@ def from_options(values: dict[str, Any]) -> Settings:
             raise click.BadParameter(
                 f"'{pair}' is not NAME=UPSTREAM_NAME", param_hint="'--model-map'"
             )
-    for url in values["upstream"]:
-        if not url.startswith(("http://", "https://")):
-            raise click.BadParameter(
-                f"'{url}' is not an http:// or https:// URL", param_hint="'--upstream'"
-            )
+    key = (values["upstream_key"] or "").strip()
+    if not (key.isascii() and key.isprintable()):
+        raise click.BadParameter(
+            "a key has printable ASCII characters only", param_hint="'--upstream-key'"
+        )
     if values["upstream"] and values["sim"]:
         raise click.UsageError("'--upstream' and '--sim' exclude each other.")
-    return Settings(**values)
+    settings = Settings(**values)
+    for option, name in (("--upstream", "upstreams"), ("--rule", "rules")):
+        try:
+            getattr(settings, name)
+        except ValueError as error:
+            raise click.BadParameter(str(error), param_hint=f"'{option}'") from None
+    return settings

@@ -10,7 +10,9 @@ import pytest
 from blockbuster import BlockBuster, blockbuster_ctx
 from hypothesis import HealthCheck, settings
 
-from hub.dispatch.dispatcher import Dispatcher, Upstream
+from hub.dispatch.dispatcher import Dispatcher
+from hub.dispatch.terms import rules_with
+from hub.dispatch.upstream import Upstream
 from hub.engines.base import Engine
 from hub.hub import Hub
 from hub.policy import Policy
@@ -48,7 +50,8 @@ async def start(no_blocking: BlockBuster) -> AsyncIterator[Start]:
     ) -> Running:
         if engine is None:
             engine = WatchedEngine(speed=speed)
-        dispatcher = Dispatcher([Upstream(engine, window)], **(dispatcher_options or {}))
+        rules = rules_with(**(dispatcher_options or {}))
+        dispatcher = Dispatcher([Upstream(engine, window)], rules)
         store = store or MemoryStore()
         await store.start(time.time())
         policy = Policy(**{"default_model": "sim", **(hub_options or {})})

@@ -1,6 +1,7 @@
 """The settings: flags over environment over file over default, and errors that name the setting."""
 
 import dataclasses
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,8 @@ import pytest
 from click.testing import CliRunner, Result
 
 from hub.config import Settings, from_options, options
+from hub.dispatch.terms import RULES, Class
+from hub.specs import UpstreamSpec
 
 settings_read: list[Settings] = []
 
@@ -72,6 +75,52 @@ def test_the_model_map_is_a_mapping(tmp_path: Path) -> None:
     assert settings_read[0].models == {"gpt": "llama=3", "a": "b"}
 
 
+def test_the_upstreams_are_read(tmp_path: Path) -> None:
+    """Each with what is particular to it, in the order in which they are named."""
+    run("--upstream", "http://a#window=8&gather=50", "--upstream", "http://b", tmp_path=tmp_path)
+    assert settings_read[0].upstreams == [
+        UpstreamSpec("http://a", window=8, gather=0.05),
+        UpstreamSpec("http://b"),
+    ]
+
+
+def test_without_settings_the_rules_are_the_usual_ones(tmp_path: Path) -> None:
+    """The defaults of the settings are those of ``Rules``."""
+    run(tmp_path=tmp_path)
+    assert settings_read[0].rules == RULES
+
+
+def test_the_common_rules_hold_for_every_class(tmp_path: Path) -> None:
+    """But completions wait for no company, and what a class alone has stays as it is."""
+    flags = ["--batch-size=2", "--queue-size=3", "--tenant-queue=4", "--flush-interval=50"]
+    run(*flags, tmp_path=tmp_path)
+    for rank, rules in settings_read[0].rules.items():
+        wait = 0.0 if rank is Class.COMPLETION else 0.05
+        assert rules == replace(
+            RULES[rank], batch_size=2, queue_size=3, tenant_queue=4, flush_interval=wait
+        )
+
+
+def test_a_rule_of_one_class_wins_over_the_common_one(tmp_path: Path) -> None:
+    """Rules of one class add up, and the last word about the same thing holds."""
+    file = 'batch_size = 2\nrule = ["chat.batch_size=3", "chat.age=9", "chat.age=1"]\n'
+    run(file=file, tmp_path=tmp_path)
+    rules = settings_read[0].rules
+    assert [rules[rank].batch_size for rank in Class] == [2, 3, 2]
+    assert rules[Class.CHAT].age == 1.0
+    run("--rule", "completion.flush_interval=20", tmp_path=tmp_path)
+    assert settings_read[0].rules[Class.COMPLETION].flush_interval == 0.02
+
+
+def test_settings_that_were_not_checked_raise_what_is_wrong() -> None:
+    """Who makes them without the command line gets a ``ValueError`` when they are read."""
+    settings = Settings(upstream=("gpu:8000",), rule=("chat.speed=1",))
+    with pytest.raises(ValueError, match="'gpu:8000'"):
+        _ = settings.upstreams
+    with pytest.raises(ValueError, match=r"chat\.speed"):
+        _ = settings.rules
+
+
 @pytest.mark.parametrize(
     ("flags", "file", "named"),
     [
@@ -82,6 +131,13 @@ def test_the_model_map_is_a_mapping(tmp_path: Path) -> None:
         (["--sim", "cray-1"], None, "--sim"),
         (["--sim-speed", "0"], None, "--sim-speed"),
         (["--upstream", "localhost:8000"], None, "--upstream"),
+        (["--upstream", "http://"], None, "--upstream"),
+        (["--upstream", "http://a#window=0"], None, "--upstream"),
+        (["--upstream", "http://a", "--upstream", "http://b#what"], None, "--upstream"),
+        (["--upstream-key", "ké"], None, "--upstream-key"),
+        (["--rule", "chat.speed=1"], None, "--rule"),
+        (["--rule", "chat.age=1", "--rule", "chat.ceiling=2"], None, "--rule"),
+        ([], 'rule = ["chat.age=x"]', "--rule"),
         (["--model-map", "x"], None, "--model-map"),
         (["--log-level", "loud"], None, "--log-level"),
         (["--upstream", "http://a", "--sim"], None, "--upstream"),

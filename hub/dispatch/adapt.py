@@ -13,8 +13,8 @@ The rules:
    over 8 times what such a prompt takes at the least. Then the window shrinks by a tenth (by four
    tenths at the end of the doubling), but not below a quarter of the known slots. Late first tokens
    have other causes, too: the least may be a prompt's that the server had in its cache. If with
-   four tenths less they are nearly as late, it was not the window: it is put back, and what is
-   usual now counts as the least, which is forgotten slowly.
+   four tenths less they are nearly as late, it was not the window: it is put back, and only what
+   is twice as late as now counts, too. That is forgotten slowly.
 4. A refusal by the server (429, 503) shrinks it by four tenths at once, down to 1 if need be.
 5. Otherwise the window grows by its square root.
 6. After a change nothing counts that was dispatched before it, nor what the server tells while it
@@ -23,10 +23,10 @@ The rules:
    first one), nor what comes behind it: until something dispatched after it has its first token.
 7. **Goodput guard** (``goodput.py``): if a number of at most half as many was seen to make over a
    tenth more tokens per second than the window, which is 8 at most, it is tried for 8 requests (3,
-   if they make less than two thirds). It is kept if it makes as much more of these, and again after some
-   more with the window as it was: meanwhile the requests may have become others. The window grows
-   again only past what is worse. A full server with few slots (8 at most) is asked to try one by
-   one at most every half hour: it may be a CPU, and under load that number is never seen.
+   if they make less than two thirds). It is kept if it makes as much more of these, and again after
+   some more with the window as it was: the requests may have become others. The window grows again
+   only past what is worse. A full server with few slots (8 at most) is asked to try one by one at
+   most every half hour: it may be a CPU, and under load that number is never seen.
 
 Sources: additive increase, multiplicative decrease and slow start as in TCP (RFC 5681); the ratio
 to the unloaded latency as in Netflix's concurrency-limits (gradient). Plain additive increase from
@@ -51,6 +51,8 @@ SLOW = 8.0
 """Times the least time to first token that count as congestion."""
 HELPED = 0.75
 """How late first tokens may still be, against before, if less side by side has helped."""
+TWICE = 2.0
+"""Times what is usual for other reasons that count as congestion, too."""
 FORGIVE = 0.99
 NEARLY_FULL = 0.9
 SHRINK = 0.9
@@ -215,7 +217,7 @@ class Adaptive:
         if it is; else the larger size that it had before it was shrunk for nothing."""
         size = self.window.size
         self._usual = max(1.0, FORGIVE * self._usual)
-        if late <= SLOW * self._usual:
+        if late <= max(SLOW, TWICE * self._usual):
             self._blamed = None
             return 0
         before, then = self._blamed or (size, late)

@@ -12,9 +12,13 @@ from websockets.server import ServerProtocol
 
 from hub import __version__
 from hub.api.ids import new_id
+from hub.dispatch.terms import Class
 from hub.errors import CloseCode, HubError
 from hub.hub import Hub
-from hub.server import http, stored
+from hub.server import completions, http, lab, stored
+from hub.server.parser import Parser
+from hub.server.pulse import Pulse
+from hub.server.terms import terms_of
 from hub.server.websocket import Connection
 
 _frames = logging.getLogger("hub.server.frames")
@@ -43,6 +47,8 @@ def _static_files() -> list[Path]:
 
 
 STATIC_FILES = _static_files()
+_PAGES = {"index.html": "/", "lab.html": "/lab"}
+"""Files that are served under another name, too."""
 
 
 class Server:
@@ -56,15 +62,20 @@ class Server:
         port: int = 0,
         max_message: int = 1 << 20,
         connection_lifetime: float = 3600.0,
+        lab: bool = False,
     ) -> None:
-        """``max_message`` is in bytes, ``connection_lifetime`` in seconds."""
+        """``max_message`` is in bytes, ``connection_lifetime`` in seconds. ``lab``: the laboratory
+        page may change the dispatcher's settings."""
         self._hub = hub
         self._host = host
         self._port = port
         self._max_message = max_message
         self._lifetime = connection_lifetime
+        self._lab = lab
         self._connections: set[Connection] = set()
         self._gone = asyncio.Event()
+        self._parser = Parser()
+        self._pulse = Pulse()
         self._runner: web.AppRunner | None = None
         self._site: web.TCPSite | None = None
         self._ticker: asyncio.TimerHandle | None = None
@@ -84,6 +95,9 @@ class Server:
             middlewares=[http.errors, http.origins], client_max_size=self._max_message
         )
         app[http.HUB] = self._hub
+        app[http.PARSER] = self._parser
+        app[http.PULSE] = self._pulse
+        app[lab.ALLOWED] = self._lab
         app.on_response_prepare.append(_mark)
         app.router.add_post("/v1/responses", http.create_response)
         app.router.add_get("/v1/responses", self._upgrade)
@@ -94,19 +108,23 @@ class Server:
         app.router.add_post("/v1/responses/{id}/cancel", stored.cancel_response)
         app.router.add_get("/v1/responses/{id}/input_items", stored.list_input_items)
         app.router.add_post("/v1/chat/completions", http.create_chat_completion)
+        app.router.add_post("/v1/completions", completions.create_completion)
         app.router.add_get("/v1/models", http.list_models)
         app.router.add_get("/v1/models/{model:.+}", http.get_model)
         app.router.add_get("/health", http.health)
+        app.router.add_get("/lab/settings", lab.get_settings)
+        app.router.add_post("/lab/settings", lab.change_settings)
         for path in STATIC_FILES:
             app.router.add_get(f"/{path.name}", _file(path))
-            if path.name == "index.html":
-                app.router.add_get("/", _file(path))
+            if path.name in _PAGES:
+                app.router.add_get(_PAGES[path.name], _file(path))
         # A handler must learn that its client went away: its response is cancelled then.
         self._runner = web.AppRunner(app, access_log=None, handler_cancellation=True)
         await self._runner.setup()
         self._site = web.TCPSite(self._runner, self._host, self._port, backlog=1024)
         await self._site.start()
         self._tick()
+        self._pulse.start()
         # aiohttp keeps the bound port to itself; its runner tells the addresses.
         port: int = self._runner.addresses[0][1]
         return port
@@ -134,6 +152,8 @@ class Server:
         if self._ticker is not None:
             self._ticker.cancel()
         await self._runner.cleanup()
+        self._parser.close()
+        self._pulse.stop()
         self._runner = self._site = None
 
     async def _upgrade(self, request: web.Request) -> web.StreamResponse:
@@ -151,12 +171,15 @@ class Server:
         if answer.status_code != 101:
             code = "upgrade_required" if answer.status_code == 426 else "invalid_value"
             raise HubError(code, answer.body.decode().strip())
+        terms = terms_of(request.headers, Class.CHAT)
         transport = request.transport
         if transport is None:
             raise ConnectionResetError("the client went away")
         # A second one, since the parser of the first still waits for the handshake's bytes.
         protocol = ServerProtocol(state=OPEN, max_size=self._max_message, logger=_frames)
-        connection = Connection(self._hub, protocol, on_lost=self._lost)
+        connection = Connection(
+            self._hub, protocol, parser=self._parser, terms=terms, on_lost=self._lost
+        )
         transport.write(answer.serialize())
         connection.connection_made(transport)
         self._connections.add(connection)

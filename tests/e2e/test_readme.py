@@ -19,7 +19,7 @@ RUN = {"python": (sys.executable, "-c"), "sh": ("sh", "-euc")}
 
 
 def test_the_examples_were_found() -> None:
-    assert [language for language, _ in EXAMPLES] == ["python"] * 5 + ["sh"] * 3
+    assert [language for language, _ in EXAMPLES] == ["python"] * 6 + ["sh"] * 3
 
 
 @pytest.mark.parametrize(("language", "example"), EXAMPLES)

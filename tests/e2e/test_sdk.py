@@ -26,6 +26,7 @@ WEATHER: Any = {
         "required": ["location"],
     },
 }
+WITH_USAGE: Any = {"include_usage": True}
 LIMITS = ResponsesWebSocketLimits(
     max_lanes=8,
     max_events_per_lane=1000,
@@ -134,6 +135,30 @@ async def test_chat_tools_stream(client: AsyncOpenAI) -> None:
     assert choice.message.tool_calls[0].function.name == "get_weather"
 
 
+async def test_completions(client: AsyncOpenAI) -> None:
+    prompts = ["Once upon a time", "def add(a, b):"]
+    expected = [full_text(Generation("sim", (), prompt=prompt)) for prompt in prompts]
+    whole = await client.completions.create(model="sim", prompt=prompts)
+    assert [choice.text for choice in whole.choices] == expected
+    assert whole.choices[0].finish_reason == "stop"
+    assert whole.usage is not None
+    assert whole.usage.total_tokens > 0
+    texts = ["", ""]
+    stream = await client.completions.create(model="sim", prompt=prompts, stream=True)
+    async for chunk in stream:
+        for choice in chunk.choices:
+            texts[choice.index] += choice.text
+    assert texts == expected
+    one = await client.completions.create(
+        model="sim", prompt=prompts[0], max_tokens=9, stream=True, stream_options=WITH_USAGE
+    )
+    chunks = [chunk async for chunk in one]
+    text = "".join(choice.text for chunk in chunks for choice in chunk.choices)
+    assert text == full_text(Generation("sim", (), prompt=prompts[0], max_tokens=9))
+    assert chunks[-1].usage is not None
+    assert chunks[-1].usage.completion_tokens == 9
+
+
 async def test_two_lanes_interleave_on_one_socket(client: AsyncOpenAI) -> None:
     async with (
         client.responses.connect() as connection,
@@ -175,6 +200,13 @@ async def test_errors_are_the_sdks_own(client: AsyncOpenAI) -> None:
     with pytest.raises(openai.APIError):
         async for _ in stream:
             pass
+    texts = await client.completions.create(model="sim+error=3", prompt=["a", "b"], stream=True)
+    with pytest.raises(openai.APIError, match="fails"):
+        async for _ in texts:
+            pass
+    with pytest.raises(openai.BadRequestError) as refused:
+        await client.completions.create(model="sim", prompt=[[1, 2]])
+    assert refused.value.param == "prompt"
 
 
 async def test_models(client: AsyncOpenAI) -> None:
