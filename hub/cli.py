@@ -12,7 +12,7 @@ from typing import Any
 import click
 from aiohttp import web
 
-from hub import __version__
+from hub import __version__, logs
 from hub.bench.commands import bench
 from hub.chat import chat
 from hub.config import Settings, from_options, options
@@ -68,7 +68,7 @@ def serve(**values: Any) -> None:
     changed, without losing a request.
     """
     settings = from_options(values)
-    _log(settings.log_level)
+    logs.start(settings.log_level, settings.log_format)
     # How long the loop waits for the interpreter while a large request is parsed (``Parser``).
     sys.setswitchinterval(0.001)
     context = click.get_current_context()
@@ -105,7 +105,7 @@ def serve(**values: Any) -> None:
 )
 def sim(host: str, port: int, profile: str, speed: float, seed: int, faults: bool) -> None:
     """Serve the simulated engine as a model server of its own (Chat Completions over HTTP)."""
-    _log("info")
+    logs.start("info", "text")
     engine = SimEngine(PROFILES[profile], speed=speed, seed=seed, faults=faults)
     _run(_simulate(engine, host, port))
 
@@ -146,6 +146,7 @@ async def _serve(settings: Settings, again: Callable[[], Settings]) -> None:
         ),
         on_kept=courier.wake,
     )
+    hub.on_ended.append(logs.ended)
     server = Server(
         hub,
         host=settings.host,
@@ -260,12 +261,6 @@ def _signals(*, reload: bool = True) -> asyncio.Queue[int]:
     hangup = signal.SIGHUP if reload and not sys.stdin.isatty() else signal.SIGTERM
     loop.add_signal_handler(signal.SIGHUP, signals.put_nowait, hangup)
     return signals
-
-
-def _log(level: str) -> None:
-    logging.basicConfig(
-        level=level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s"
-    )
 
 
 def _spare_the_collector() -> None:

@@ -221,6 +221,11 @@ class Settings:
         default="info",
         type=click.Choice(["debug", "info", "warning", "error"]),
     )
+    log_format: str = _option(
+        "Log lines for people, or one JSON object per line.",
+        default="text",
+        type=click.Choice(["text", "json"]),
+    )
 
     @property
     def upstreams(self) -> list[UpstreamSpec]:

@@ -10,7 +10,6 @@ Plain calls, except where the store has to be asked.
 """
 
 import asyncio
-import logging
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -33,8 +32,6 @@ from hub.journal import ForegroundJournal, JobJournal
 from hub.live import Live
 from hub.policy import Policy, Statistics
 from hub.store.base import Delivery, Idempotency, IdempotencyConflict, Record, Store
-
-logger = logging.getLogger("hub")
 
 SWEEP = 60.0
 """Seconds between two looks for what has expired."""
@@ -75,6 +72,8 @@ class Hub:
         self.bounds = Bounds(self.policy, live=lambda: self._archive.live, stop=dispatcher.cancel)
         self._accepted = 0
         self._by_status: Counter[str] = Counter()
+        self.on_ended: list[Callable[[Live], None]] = []
+        """Called with every response that has ended, when its readers see it. May not raise."""
         self._closing = False
         self._sweeper: asyncio.TimerHandle | None = None
 
@@ -252,7 +251,7 @@ class Hub:
         live.terms = PROMISED
         if record.result is None:
             self._add_job_journal(live)
-            live.log.when_sealed(lambda: self._archive.ended(live))
+            live.log.when_sealed(lambda: self._ended(live))
         return live
 
     # Background work.
@@ -359,12 +358,13 @@ class Hub:
         """Hold a response while it lives, count and remember it when it has ended."""
         self._accepted += 1
         self._archive.add(live)
+        live.log.when_sealed(lambda: self._ended(live))
 
-        def ended() -> None:
-            self._archive.ended(live)
-            self._by_status[live.recorder.status] += 1
-
-        live.log.when_sealed(ended)
+    def _ended(self, live: Live) -> None:
+        self._archive.ended(live)
+        self._by_status[live.recorder.status] += 1
+        for tell in self.on_ended:
+            tell(live)
 
     async def until_idle(self) -> None:
         """Wait until no foreground response lives."""

@@ -1,6 +1,7 @@
 """One response that lives: its log, and how to wait for it."""
 
 import asyncio
+import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
@@ -14,6 +15,7 @@ from hub.api.transcript import Transcript
 from hub.dispatch.terms import DEFAULT
 from hub.errors import HubError
 from hub.journal import ForegroundJournal, JobJournal
+from hub.ledger import Ledger
 from hub.log import ResponseLog
 
 
@@ -31,12 +33,15 @@ class Live:
         tenant: str,
         now: Callable[[], float],
         transcript: Transcript | None = None,
+        clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         """``context`` holds the items of the chain before it, ``None`` if they are lost;
-        ``transcript`` stands before the recorder of a response that is kept."""
+        ``transcript`` stands before the recorder of a response that is kept. ``clock`` is that of
+        its ledger: not the loop's, since uvloop's stands still while a callback runs."""
         self.recorder = recorder
         self.tenant = tenant
         self.terms = DEFAULT
+        self.ledger = Ledger(clock)
         self.generation: Generation = recorder.request.generation
         self.transcript = transcript
         self.sink: Recorder | Transcript = transcript or recorder
@@ -205,6 +210,12 @@ class Live:
             end = partial(self.sink.fail, failure)
         # What ends it repeats what was said: no reason to give it up.
         self.log.unbound()
+        self.ledger.mark("ended")
+        told = self.ledger.told(self.terms.rank.label)
+        if self.transcript is not None:
+            self.transcript.tell(told)
+        else:
+            self.recorder.told = told
         if isinstance(self.journal, ForegroundJournal):
             self.journal.close(end)
         else:

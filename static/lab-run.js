@@ -157,7 +157,8 @@ function timelines(samples) {
 
 function timeline(sample) {
   const browser = Object.fromEntries(MARKS.map((mark) => [mark, round(Math.max(0, (sample[mark] ?? sample.due) - sample.due))]))
-  return { number: sample.number, tokens: sample.tokens, browser, server: sample.server && mapped(sample.server, round) }
+  const { number, tokens, batch } = sample
+  return { number, tokens, batch, browser, server: sample.server && mapped(sample.server, round) }
 }
 
 function counted(names) {

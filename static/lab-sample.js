@@ -13,6 +13,7 @@ export class Sample {
   error = null // a code
   whole = null // whether the streamed text is that of the final response
   server = null // the ledger: name -> ms since the server received the request
+  batch = null // how it left the server's queue: `{size, reason, upstream}`
   #text = ''
   #gap
 
@@ -49,6 +50,7 @@ export class Sample {
     else if (response.status === 'incomplete' && reason !== 'max_output_tokens') this.error = reason ?? 'incomplete'
     this.tokens = response.usage?.output_tokens ?? null
     this.server = ledgerOf(response)
+    this.batch = this.server && batchOf(response)
     const text = textOf(response)
     if (!streamed && text) this.first = this.last = this.end
     if (streamed && !this.error) this.whole = text === this.#text
@@ -80,6 +82,10 @@ export class Sample {
 export function textOf(response) {
   const parts = (response.output ?? []).filter(({ type }) => type === 'message').flatMap(({ content }) => content ?? [])
   return parts.map(({ text, refusal }) => text ?? refusal ?? '').join('')
+}
+
+function batchOf({ hub: { batch_size: size, reason, upstream } }) {
+  return Number.isInteger(size) ? { size, reason: String(reason), upstream: String(upstream) } : null
 }
 
 function ledgerOf({ hub }) {

@@ -14,6 +14,7 @@ const SERVER = {
   first_byte: 'to the first byte',
   first_token: 'to the first token',
   last_token: 'streaming',
+  ended: 'to the end',
 }
 const ROW = 46
 const LEFT = 4
@@ -49,7 +50,7 @@ export function showTimeline(root, run) {
   fill()
 }
 
-function drawn({ browser, server, tokens }) {
+function drawn({ browser, server, tokens, batch }) {
   const rows = [{ title: 'Browser', className: 'browser', parts: stretches(browser, BROWSER) }]
   if (server) rows.push({ title: 'hub’s ledger', className: 'server', parts: stretches(server, SERVER, browser.sent) })
   const most = ceiling(Math.max(1, ...rows.flatMap(({ parts }) => parts.map(({ to }) => to))))
@@ -57,7 +58,8 @@ function drawn({ browser, server, tokens }) {
   const note = server
     ? 'hub’s clock begins when it has received the request; here that is drawn at the moment of sending, so the network’s way there is inside the difference of the two rows.'
     : 'This server sends no ledger with its responses, so there is only what the browser measured.'
-  return [bars(rows, most, tokens), el('p', { className: 'soft' }, note), el('div', { className: 'scroll' }, table)]
+  const left = batch ? `It left hub’s queue in a batch of ${batch.size} (${batch.reason}), for ${batch.upstream}. ` : ''
+  return [bars(rows, most, tokens), el('p', { className: 'soft' }, left + note), el('div', { className: 'scroll' }, table)]
 }
 
 function bars(rows, most, tokens) {

@@ -67,6 +67,7 @@ class Recorder:
         "output",
         "request",
         "status",
+        "told",
     )
 
     def __init__(
@@ -92,6 +93,8 @@ class Recorder:
         self._usage: Usage | None = None
         self.finished: str | None = None
         """Why the model stopped, once it has told."""
+        self.told: Json | None = None
+        """What hub tells of an ended response: the key ``hub`` of its object."""
         self._item: Json | None = None
         self._part: DeltaPart | None = None
         self._content_index = 0
@@ -116,12 +119,8 @@ class Recorder:
     def complete(self, now: float) -> None:
         """The engine has returned: end the response as its ``finish`` said."""
         if self.finished is None and self.request.generate:
-            self.fail(
-                HubError(
-                    "upstream_incomplete_stream",
-                    "The model server ended the stream without saying why.",
-                )
-            )
+            why = "The model server ended the stream without saying why."
+            self.fail(HubError("upstream_incomplete_stream", why))
             return
         if self.request.generate and not self.output:
             # An empty answer is still an answer: clients look for an output item.
@@ -239,6 +238,7 @@ class Recorder:
             usage=self._usage,
             error=self._error,
             incomplete=self._incomplete,
+            told=self.told,
         )
 
     # Events.

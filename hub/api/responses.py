@@ -120,8 +120,9 @@ def response_object(
     usage: Usage | None = None,
     error: HubError | None = None,
     incomplete: str | None = None,
+    told: Json | None = None,
 ) -> Json:
-    """The response object with every key that Open Responses requires."""
+    """The response object with every key that Open Responses requires. ``told`` is hub's own."""
     return {
         "id": id,
         "object": "response",
@@ -134,6 +135,7 @@ def response_object(
         "output": output,
         "usage": usage.responses() if usage else None,
         **request.echo,
+        **({} if told is None else {"hub": told}),
     }
 
 

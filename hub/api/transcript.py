@@ -65,6 +65,11 @@ class Transcript:
         self.recorder.started()
         self._calls.append(["started"])
 
+    def tell(self, told: Json) -> None:
+        """What hub tells of the response, just before its end."""
+        self.recorder.told = told
+        self._calls.append(["tell", told])
+
     def complete(self, now: float) -> None:
         self.recorder.complete(now)
         self._calls.append(["complete", int(now)])
@@ -113,6 +118,7 @@ class Transcript:
 
 _METHODS: dict[str, Callable[..., None]] = {
     "started": Recorder.started,
+    "tell": lambda recorder, told: setattr(recorder, "told", told),
     "complete": Recorder.complete,
     "cancel": Recorder.cancel,
     "fail": lambda recorder, code, message, param: recorder.fail(

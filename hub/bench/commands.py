@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 import click
 import orjson
 
-from hub.bench import failover, hot_path, machine, report
+from hub.bench import failover, hot_path, machine, memory, report
 from hub.bench.clients import Target
 from hub.bench.dispatch_command import dispatch_command
 from hub.bench.load import Run
@@ -280,6 +280,26 @@ def failover_command(rate: float, seconds: float, max_tokens: int, repeat: int) 
         raise click.ClickException(str(error)) from None
     click.echo(failover.table(found))
     sys.exit(1 if any(one.result.silent or one.result.wrong for one in found) else 0)
+
+
+@bench.command("memory")
+@click.option("--connections", default=5000, show_default=True, type=_AT_LEAST_1)
+@click.option("--responses", default=100_000, show_default=True, type=_AT_LEAST_1)
+@click.option("--steps", default=5, show_default=True, type=_AT_LEAST_1)
+def memory_command(connections: int, responses: int, steps: int) -> None:
+    """Look at what hub holds: idle, with idle WebSockets, after very many short responses."""
+    try:
+        found = _run(
+            memory.measure(
+                connections=connections,
+                responses=responses,
+                steps=steps,
+                progress=lambda line: click.echo(line, err=True),
+            )
+        )
+    except StartError as error:
+        raise click.ClickException(str(error)) from None
+    click.echo(memory.table(found))
 
 
 bench.add_command(dispatch_command)

@@ -25,8 +25,9 @@ The rules:
    tenth more tokens per second than the window, which is 8 at most, it is tried for 8 requests (3,
    if they make less than two thirds). It is kept if it makes as much more of these, and again after
    some more with the window as it was: the requests may have become others. The window grows again
-   only past what is worse. A full server with few slots (8 at most) is asked to try one by one at
-   most every half hour: it may be a CPU, and under load that number is never seen.
+   only past what is worse, until it makes half as much again or a third less. A full server with
+   few slots (8 at most) is asked to try one by one at most every half hour: it may be a CPU, and
+   under load that number is never seen.
 
 Sources: additive increase, multiplicative decrease and slow start as in TCP (RFC 5681); the ratio
 to the unloaded latency as in Netflix's concurrency-limits (gradient). Plain additive increase from
@@ -58,6 +59,7 @@ NEARLY_FULL = 0.9
 SHRINK = 0.9
 SHRINK_HARD = 0.6
 WINS = 2
+CHANGED = 1.5
 TRIAL_TIME = 300.0
 """Seconds after which a trial is given up, if it has not shown anything."""
 
@@ -108,6 +110,8 @@ class Adaptive:
         self._next_trial = -inf
         self._wins = 0
         """Trials in a row in which the smaller number was better."""
+        self._kept: float | None = None
+        """What it made, once it was kept."""
         self._begin(0.0)
 
     @staticmethod
@@ -207,6 +211,7 @@ class Adaptive:
             pass  # It is to be seen before the next trial.
         else:
             self._wins = 0
+            self._forget_others(now, size)
             step = size if self._starting else isqrt(size)
             larger = self._goodput.next_above(now, size, step, self._most)
             if larger is not None:
@@ -239,6 +244,16 @@ class Adaptive:
             and self._goodput.of(now, 1) is None
         )
 
+    def _forget_others(self, now: float, size: int) -> None:
+        """Forget what was worse if the requests have become others since."""
+        kept, here = self._kept, self._goodput.of(now, size)
+        if kept is None or here is None or kept / CHANGED < here < kept * CHANGED:
+            return
+        self._kept = None
+        for other in range(1, FEW + 1):
+            if other != size:
+                self._goodput.forget(other)
+
     def _try(self, now: float, size: int) -> None:
         """Find out what a smaller window makes of the requests of now."""
         before = self.window.size
@@ -262,6 +277,7 @@ class Adaptive:
         self._trial = None
         if self._wins == WINS:
             self._wins = 0
+            self._kept = self._goodput.of(now, size)
             self.changes["slower"] += 1
         else:
             self._goodput.forget(before)

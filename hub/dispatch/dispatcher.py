@@ -11,7 +11,7 @@ from math import inf
 
 from hub.api.requests import Generation, estimate_tokens
 from hub.dispatch.admission import refusal
-from hub.dispatch.flight import Flight, Job
+from hub.dispatch.flight import Flight, Job, ledger_of
 from hub.dispatch.health import Health
 from hub.dispatch.observed import ClassStatistics, Counts, Statistics
 from hub.dispatch.queue import Queue
@@ -74,6 +74,7 @@ class Dispatcher:
         self._last_seen[ticket.terms.rank] = now
         self._tickets[job] = ticket
         self._jobs[ticket] = job
+        ledger_of(job).mark("queued")
         self._queue.put(ticket, now)
         self._pump()
 
@@ -212,6 +213,8 @@ class Dispatcher:
     def _send(self, flights: list[Flight], reason: str) -> None:
         if flights:
             self._counts.batch(reason, len(flights))
+            for flight in flights:
+                flight.ledger.sent(flight.upstream.name, len(flights), reason)
             self._runner.start(flights)
 
     def _place(self, ticket: Ticket, aged: bool) -> Upstream | None:

@@ -9,6 +9,7 @@ from hub.dispatch.terms import Terms, Ticket
 from hub.dispatch.upstream import Upstream
 from hub.engines.base import Sink
 from hub.errors import HubError
+from hub.ledger import Ledger
 
 
 class Job(Protocol):
@@ -16,6 +17,8 @@ class Job(Protocol):
 
     ``started`` is called at most once; then exactly one of the others. Without ``started`` it can
     only be ``cancelled``, or ``failed`` because it has waited too long. None of them may raise.
+
+    It may have a ``ledger``, in which what happens to it is noted.
     """
 
     @property
@@ -35,33 +38,60 @@ class Job(Protocol):
     def cancelled(self) -> None: ...
 
 
+def ledger_of(job: Job) -> Ledger:
+    """Where a job's times are noted; nobody reads it if the job has none of its own."""
+    return getattr(job, "ledger", None) or Ledger(lambda: 0.0)
+
+
+def _unnoted(mark: str) -> None:
+    """For a sink whose times nobody wants."""
+
+
 class Watch:
     """A sink that notes when the first thing is said, and then gets out of the way: from then on
-    each call goes to the job's own sink directly."""
+    each call goes to the job's own sink directly, but for ``finish``, of which there is one."""
 
-    _SAYING = ("text", "reasoning", "refusal", "tool_call", "finish")
+    _SAYING = ("text", "reasoning", "refusal", "tool_call")
 
-    def __init__(self, sink: Sink, on_first: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        sink: Sink,
+        on_first: Callable[[], None],
+        mark: Callable[[str], None] = _unnoted,
+    ) -> None:
+        """``mark`` notes the times of a ledger; see ``engines.base.marker``."""
         self._sink = sink
         self._on_first = on_first
+        self._said = False
+        self.mark = mark
         self.usage = sink.usage
 
     def text(self, delta: str, logprobs: list[Json] | None = None) -> None:
-        self._first().text(delta, logprobs)
+        self._token().text(delta, logprobs)
 
     def reasoning(self, delta: str) -> None:
-        self._first().reasoning(delta)
+        self._token().reasoning(delta)
 
     def refusal(self, delta: str) -> None:
-        self._first().refusal(delta)
+        self._token().refusal(delta)
 
     def tool_call(self, index: int, call_id: str | None, name: str | None, arguments: str) -> None:
-        self._first().tool_call(index, call_id, name, arguments)
+        self._token().tool_call(index, call_id, name, arguments)
 
     def finish(self, reason: str) -> None:
-        self._first().finish(reason)
+        # An empty answer has neither a first token nor a last.
+        if self._said:
+            self.mark("last_token")
+        else:
+            self._first()
+        self._sink.finish(reason)
+
+    def _token(self) -> Sink:
+        self.mark("first_token")
+        return self._first()
 
     def _first(self) -> Sink:
+        self._said = True
         self._on_first()
         for name in self._SAYING:
             setattr(self, name, getattr(self._sink, name))
@@ -82,6 +112,7 @@ class Flight:
     ) -> None:
         """``on_done`` is called when it has ended as a member of an array."""
         self.job = job
+        self.ledger = ledger_of(job)
         self.ticket = ticket
         self.upstream = upstream
         self.sent_at = 0.0
@@ -99,7 +130,7 @@ class Flight:
         """Those that the same task runs."""
         self._on_first = on_first
         self._on_done = on_done
-        self.sink: Sink = Watch(job.sink, self._said)
+        self.sink: Sink = Watch(job.sink, self._said, self.ledger.mark)
 
     @property
     def generation(self) -> Generation:

@@ -19,7 +19,7 @@ A sink's methods are plain calls: they number, log and wake readers, and never w
 is the reader's business, never the engine's.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -72,6 +72,16 @@ class Sink(Protocol):
     def finish(self, reason: str) -> None:
         """Why the model stopped: ``stop``, ``length``, ``tool_calls`` or ``content_filter``."""
         ...
+
+
+def marker(sink: Sink) -> Callable[[str], None]:
+    """What an engine may call, once each, when the server took the connection (``connected``) and
+    when its answer begins (``first_byte``): the sink's ``mark``, if it has one."""
+    return getattr(sink, "mark", _unmarked)
+
+
+def _unmarked(mark: str) -> None:
+    """For a sink that does not want to know."""
 
 
 class Member(Protocol):

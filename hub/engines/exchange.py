@@ -104,14 +104,23 @@ class Target:
 class Exchange(asyncio.Protocol):
     """See the top of this file. Connect it, await ``done``, and ``close`` it in any case."""
 
-    def __init__(self, request: bytes, answer: Answer, *, idle_timeout: float) -> None:
-        """``idle_timeout`` is the longest silence (seconds), also before the first byte."""
+    def __init__(
+        self,
+        request: bytes,
+        answer: Answer,
+        *,
+        idle_timeout: float,
+        mark: Callable[[str], None] = lambda mark: None,
+    ) -> None:
+        """``idle_timeout`` is the longest silence (seconds), also before the first byte. ``mark``
+        is told of ``connected`` and of ``first_byte``, once each."""
         self._loop = asyncio.get_running_loop()
         self.done: asyncio.Future[None] = self._loop.create_future()
         """Resolves when the answer is complete, or fails with a ``HubError``."""
         self._request = request
         self._answer = answer
         self._idle_timeout = idle_timeout
+        self._mark = mark
         self._transport: asyncio.Transport | None = None
         self._heard = self._loop.time()
         self._idle: asyncio.TimerHandle | None = None
@@ -125,7 +134,7 @@ class Exchange(asyncio.Protocol):
         self._pieces: list[bytes] = []
         # Called for every chunk: nothing but a list's own method, since Python would cost more.
         self.on_body: Callable[[bytes], None] = self._pieces.append
-        self._parser = httptools.HttpResponseParser(self)
+        self._parser: httptools.HttpResponseParser | None = httptools.HttpResponseParser(self)
 
     def close(self) -> None:
         """Let go of the connection."""
@@ -140,6 +149,8 @@ class Exchange(asyncio.Protocol):
                 transport.close()
         if not self.done.done():
             self.done.cancel()
+        # It refers back to this: a circle that would keep the whole answer until it is collected.
+        self._parser = None
 
     # asyncio.Protocol
 
@@ -149,19 +160,23 @@ class Exchange(asyncio.Protocol):
         if self.done.done():
             self._transport.abort()
             return
+        self._mark("connected")
         self._transport.write(self._request)
         self._request = b""
         self._heard = self._loop.time()
         self._check_idle()
 
     def data_received(self, data: bytes) -> None:
-        if self.done.done():
+        parser = self._parser
+        if parser is None or self.done.done():
             return
         self._heard = self._loop.time()
         if not self._begun:
+            if not self._head_size:
+                self._mark("first_byte")
             self._head_size += len(data)
         try:
-            self._parser.feed_data(data)
+            parser.feed_data(data)
         except httptools.HttpParserCallbackError as error:
             self._fail(error.__context__ or error)
             return
@@ -192,6 +207,7 @@ class Exchange(asyncio.Protocol):
         self._headers[name.decode("latin-1").lower()] = value.decode("latin-1")
 
     def on_headers_complete(self) -> None:
+        assert self._parser is not None
         status = self._parser.get_status_code()
         self._informational = 100 <= status < 200
         if self._informational:

@@ -4,7 +4,6 @@ Pure. Implements ``exchange.Answer``. A stream's events go to the reader of its 
 a whole message (from a server that ignores "stream") and a refusal's body are collected first.
 """
 
-from collections.abc import Callable
 from typing import Protocol
 
 from hub.api.sse import SseParser
@@ -40,7 +39,8 @@ class Relay:
 
     def __init__(self, reader: Reader) -> None:
         self._reader = reader
-        self._feed: Callable[[bytes], float | None] = self._stream
+        self._collecting = False
+        """It is no stream: its body is read as a whole."""
         self._parser = SseParser()
         self._body = bytearray()
         self._most = MAX_BODY
@@ -52,19 +52,20 @@ class Relay:
         self._status = status
         if status != 200:
             self._retry_after = headers.get("retry-after")
-            self._feed, self._most = self._collect, MAX_ERROR_BODY
+            self._collecting, self._most = True, MAX_ERROR_BODY
             return ERROR_BODY_TIMEOUT
         kind = headers.get("content-type", "").partition(";")[0].strip().lower()
         if kind == "text/html":
             raise HubError("upstream_protocol_error", "The model server answered with a web page.")
         if kind == "application/json":
-            self._feed = self._collect
+            self._collecting = True
         return None
 
     def feed(self, data: bytes) -> float | None:
-        return self._feed(data)
-
-    def _stream(self, data: bytes) -> float | None:
+        if self._collecting:
+            self._body += data[: self._most + 1 - len(self._body)]
+            self.done = len(self._body) > self._most
+            return None
         reader = self._reader
         for payload in self._parser.feed(data):
             reader.feed(payload)
@@ -72,21 +73,16 @@ class Relay:
             self.done = True
         return USAGE_GRACE if reader.finished else None
 
-    def _collect(self, data: bytes) -> float | None:
-        self._body += data[: self._most + 1 - len(self._body)]
-        self.done = len(self._body) > self._most
-        return None
-
     def end(self) -> None:
         """The answer is complete. Raises the ``HubError`` that a refusal means."""
         if self._status != 200:
             raise error_from_response(
                 self._status, bytes(self._body[: self._most]), self._retry_after
             )
-        if self.done and self._feed == self._collect:
+        if self.done and self._collecting:
             raise HubError(
                 "upstream_protocol_error",
                 f"The model server answered more than {MAX_BODY} bytes.",
             )
-        if self._feed == self._collect:
+        if self._collecting:
             self._reader.feed(bytes(self._body))

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from hub.api.requests import Generation, Usage
 from hub.engines import sim_faults, sim_text
-from hub.engines.base import Load, Member, Sink
+from hub.engines.base import Load, Member, Sink, marker
 from hub.engines.sim_faults import Fault
 from hub.engines.sim_model import DEFAULT_PROFILE, Profile, Scheduler, Sequence
 from hub.errors import HubError
@@ -228,6 +228,7 @@ class SimEngine:
                 f"the context holds {self.profile.kv_tokens}.",
                 param="messages" if generation.prompt is None else "prompt",
             )
+        marker(sink)("connected")
         match fault:
             case Fault("429" | "503", seconds):
                 raise HubError(

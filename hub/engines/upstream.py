@@ -26,7 +26,7 @@ from aiohttp import ClientResponse, ClientSession
 
 from hub.api.requests import Generation, Json
 from hub.engines.arrays import ArrayReader, array_body
-from hub.engines.base import Load, Member, Sink
+from hub.engines.base import Load, Member, Sink, marker
 from hub.engines.chat_errors import error_from_response
 from hub.engines.chat_wire import ChunkReader, model_names, request_body
 from hub.engines.exchange import Exchange, Target
@@ -109,10 +109,10 @@ class UpstreamEngine:
         try:
             if generation.prompt is None:
                 body = request_body(generation, model)
-                await self._stream("chat/completions", body, ChunkReader(sink))
+                await self._stream("chat/completions", body, ChunkReader(sink), [sink])
             else:
                 body = text_body(generation, model)
-                await self._stream("completions", body, TextReader(sink))
+                await self._stream("completions", body, TextReader(sink), [sink])
         except HubError as error:
             self._look_again(error)
             raise
@@ -121,7 +121,8 @@ class UpstreamEngine:
         reader = ArrayReader(members)
         try:
             model = await self._model(members[0].generation.model)
-            await self._stream("completions", array_body(members, model), reader)
+            sinks = [member.sink for member in members]
+            await self._stream("completions", array_body(members, model), reader, sinks)
         except HubError as error:
             self._look_again(error)
             reader.fail(error)
@@ -200,11 +201,23 @@ class UpstreamEngine:
         self._served = frozenset([*self._names, *listed])
         return listed
 
-    async def _stream(self, path: str, body: Json, reader: StreamReader | ArrayReader) -> None:
-        """Send a request and relay its answer to the reader, to the end."""
+    async def _stream(
+        self,
+        path: str,
+        body: Json,
+        reader: StreamReader | ArrayReader,
+        sinks: Sequence[Sink],
+    ) -> None:
+        """Send a request and relay its answer to the reader, whose sinks these are, to the end."""
         relay = Relay(reader)
         request = self._target.request(path, orjson.dumps(body))
-        exchange = Exchange(request, relay, idle_timeout=self._idle_timeout)
+        marks = [marker(sink) for sink in sinks]
+
+        def mark(name: str) -> None:
+            for one in marks:
+                one(name)
+
+        exchange = Exchange(request, relay, idle_timeout=self._idle_timeout, mark=mark)
         try:
             await self._connect(exchange)
             await exchange.done

@@ -15,7 +15,7 @@ from hub.api.ids import new_id
 from hub.dispatch.terms import Class
 from hub.errors import CloseCode, HubError
 from hub.hub import Hub
-from hub.server import completions, http, lab, stored
+from hub.server import completions, http, lab, scrape, stored
 from hub.server.parser import Parser
 from hub.server.pulse import Pulse
 from hub.server.terms import terms_of
@@ -76,6 +76,7 @@ class Server:
         self._gone = asyncio.Event()
         self._parser = Parser()
         self._pulse = Pulse()
+        self._metrics = scrape.metrics_of(hub, self._pulse.statistics, self._lanes)
         self._runner: web.AppRunner | None = None
         self._site: web.TCPSite | None = None
         self._ticker: asyncio.TimerHandle | None = None
@@ -98,6 +99,7 @@ class Server:
         app[http.PARSER] = self._parser
         app[http.PULSE] = self._pulse
         app[lab.ALLOWED] = self._lab
+        app[scrape.METRICS] = self._metrics
         app.on_response_prepare.append(_mark)
         app.router.add_post("/v1/responses", http.create_response)
         app.router.add_get("/v1/responses", self._upgrade)
@@ -112,6 +114,7 @@ class Server:
         app.router.add_get("/v1/models", http.list_models)
         app.router.add_get("/v1/models/{model:.+}", http.get_model)
         app.router.add_get("/health", http.health)
+        app.router.add_get("/metrics", scrape.metrics)
         app.router.add_get("/lab/settings", lab.get_settings)
         app.router.add_post("/lab/settings", lab.change_settings)
         for path in STATIC_FILES:
@@ -191,6 +194,11 @@ class Server:
         inner.transport = None
         inner.connection_lost(None)
         return _HandedOver()
+
+    def _lanes(self) -> scrape.Connections:
+        lanes = [connection.lanes for connection in self._connections]
+        active, waiting = (sum(count) for count in zip((0, 0), *lanes, strict=True))
+        return len(lanes), active, waiting
 
     def _lost(self, connection: Connection) -> None:
         self._connections.discard(connection)

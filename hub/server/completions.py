@@ -28,7 +28,9 @@ async def create_completion(request: web.Request) -> web.StreamResponse:
         if not asked[0].stream:
             # The first failure is the answer: what is left is not waited for, but cancelled.
             await asyncio.gather(*map(_until_whole, lives))
-            return http.json_response(text_completion(recorders))
+            answer = http.json_response(text_completion(recorders))
+            # Of several, the one that was waited for last.
+            return http.timed(answer, max(lives, key=_took))
         await _until_any_news(lives, http.HEARTBEAT)
         _raise_if_nothing_was_said(lives)
         choices = CompletionStream(recorders).choices
@@ -37,6 +39,10 @@ async def create_completion(request: web.Request) -> web.StreamResponse:
             [(live.log, choice.render) for live, choice in zip(lives, choices, strict=True)],
             heartbeat=http.HEARTBEAT,
         )
+
+
+def _took(live: Live) -> float:
+    return live.ledger.between("received", "ended") or 0.0
 
 
 @contextmanager

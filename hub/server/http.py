@@ -68,7 +68,8 @@ async def errors(request: web.Request, handler: Handler) -> web.StreamResponse:
             refused.headers["Allow"] = error.headers["Allow"]
         return refused
     except ConnectionError:
-        raise
+        # The client went away. aiohttp would log what is raised as a failure of the server.
+        return web.Response(status=499)
     except Exception:
         # The boundary of one HTTP request: it is answered with 500, the server lives on.
         logger.exception("%s %s failed", request.method, request.path)
@@ -102,6 +103,12 @@ def json_response(body: Any, *, status: int = 200) -> web.Response:
     )
 
 
+def timed(answer: web.Response, live: Live) -> web.Response:
+    """The answer that a response has ended with, with the header that says how long it took."""
+    answer.headers["Server-Timing"] = live.ledger.server_timing()
+    return answer
+
+
 async def create_response(request: web.Request) -> web.StreamResponse:
     """``POST /v1/responses``: JSON, SSE with ``stream: true``, or at once with ``background``."""
     hub = request.app[HUB]
@@ -122,7 +129,8 @@ async def create_response(request: web.Request) -> web.StreamResponse:
         if not live.background:
             await live.until_ended()
     _raise_if_nothing_was_said(live)
-    return json_response(live.recorder.snapshot())
+    answer = json_response(live.recorder.snapshot())
+    return timed(answer, live) if live.recorder.ended else answer
 
 
 async def create_chat_completion(request: web.Request) -> web.StreamResponse:
@@ -141,7 +149,7 @@ async def create_chat_completion(request: web.Request) -> web.StreamResponse:
         await live.until_ended()
     if live.recorder.error is not None:
         raise live.recorder.error
-    return json_response(completion(live.recorder))
+    return timed(json_response(completion(live.recorder)), live)
 
 
 async def list_models(request: web.Request) -> web.StreamResponse:

@@ -100,6 +100,11 @@ class Session:
         """Whether nothing runs here and nothing waits."""
         return self._lanes.idle
 
+    @property
+    def lanes(self) -> tuple[int, int]:
+        """How many lanes run a response, and how many creates wait for their turn."""
+        return self._lanes.active, self._lanes.waiting
+
     def expire(self, message: str) -> None:
         """Tell the client that this connection takes no more turns, and take none."""
         self._expired = True

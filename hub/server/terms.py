@@ -52,7 +52,10 @@ def terms_for(terms: Terms, request: Request) -> Terms:
 
 def _tenant(authorization: str) -> str:
     # Not the key itself: it would show in every dump of the queue.
-    return blake2b(authorization.encode(), digest_size=8).hexdigest() if authorization else ""
+    if not authorization:
+        return ""
+    # Bytes that are no UTF-8 come as lone surrogates.
+    return blake2b(authorization.encode(errors="surrogatepass"), digest_size=8).hexdigest()
 
 
 def _wrong(header: str, why: str) -> HubError:

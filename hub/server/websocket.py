@@ -130,6 +130,11 @@ class Connection(asyncio.Protocol):
         """Whether nothing runs here and nothing waits."""
         return self._session is None or (self._session.idle and self._parsing is None)
 
+    @property
+    def lanes(self) -> tuple[int, int]:
+        """How many lanes run a response, and how many creates wait for their turn."""
+        return (0, 0) if self._session is None else self._session.lanes
+
     def close(self, code: CloseCode, reason: str) -> None:
         """Start the closing handshake, if the connection is open. Nothing is sent after it."""
         if self._protocol.state is not OPEN or self._transport is None:

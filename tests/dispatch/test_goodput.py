@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hub.dispatch.goodput import BETTER, FEW, FORGET, SEEN, WEIGHT, Goodput
+from hub.dispatch.goodput import BETTER, ENOUGH, FEW, FORGET, SEEN, WEIGHT, Goodput
 from tests.traces import traces
 
 SIZES = st.integers(1, 2 * FEW)
@@ -32,9 +32,9 @@ def known(speeds: dict[int, float]) -> Goodput:
     return noted(SEEN * notes)[0]
 
 
-@given(SIZES, st.integers(0, 5), st.integers(0, 5))
-def test_a_speed_is_believed_from_the_third_request_on(size: int, begun: int, ended: int) -> None:
-    """One or two say nothing; nor do any beside which more than 8 ran."""
+@given(SIZES, st.integers(0, SEEN + 2), st.integers(0, SEEN + 2))
+def test_a_speed_is_believed_from_the_eighth_request_on(size: int, begun: int, ended: int) -> None:
+    """Fewer say nothing; nor do any beside which more than 8 ran."""
     goodput = Goodput()
     for _ in range(begun):
         goodput.began(1.0, size, 0.1)
@@ -47,8 +47,8 @@ def test_a_speed_is_believed_from_the_third_request_on(size: int, begun: int, en
     st.integers(1, FEW),
     st.lists(
         st.tuples(st.floats(0.01, 5), st.floats(0.01, 5), st.integers(1, 99)),
-        min_size=3,
-        max_size=9,
+        min_size=SEEN,
+        max_size=10,
     ),
 )
 def test_the_speed_is_what_so_many_places_make(
@@ -84,7 +84,7 @@ def test_a_burst_of_tokens_is_no_speed() -> None:
 
 @given(st.integers(1, FEW), st.floats(0, 2 * FORGET))
 def test_a_speed_is_forgotten_after_half_an_hour(size: int, later: float) -> None:
-    """What was seen so long ago counts no more, and must then be seen three times again, of which
+    """What was seen so long ago counts no more, and must then be seen eight times again, of which
     the old ones are no part."""
     goodput = known({size: 100.0})
     assert (goodput.of(later, size) is None) == (later > FORGET)
@@ -145,6 +145,23 @@ def test_growing_passes_what_is_known_to_make_less_and_nothing_else(
         assert plain <= found
         assert not worse(found)
         assert all(worse(number) for number in range(plain, found))
+
+
+@given(st.floats(0.1, 3), st.integers(1, SEEN - 1), st.integers(1, FEW))
+def test_a_number_is_hopeless_after_three_requests_that_make_clearly_less(
+    speed: float, requests: int, before: int
+) -> None:
+    """By a third, and only against what is known; so an experiment need not go to its end."""
+    goodput = Goodput() if before == 1 else known({before: 100.0})
+    for _ in range(requests):
+        goodput.began(0.0, 1, 0.0)
+        goodput.ended(0.0, 1, 1.0, 0)
+    assert goodput.hopeless(0.0, 1, before) == (requests >= ENOUGH and before > 1)
+    for _ in range(40):
+        goodput.ended(0.0, 1, 0.01 / speed, 1)
+        goodput.began(0.0, 1, 0.0)
+    assert goodput.of(0.0, 1) is not None
+    assert goodput.hopeless(0.0, 1, 1) is False
 
 
 def test_growing_passes_the_valley() -> None:

@@ -243,10 +243,11 @@ async def test_the_ledger_is_shown_where_there_is_one(open_lab: Open) -> None:
         "last_token": 60,
         "<b>other</b>": 61,
     }
+    batch = {"batch_size": 2, "reason": "timer", "upstream": "<i>gpu</i>"}
 
     async def with_ledger(route: Route) -> None:
         answer = await route.fetch()
-        body = {**await answer.json(), "hub": {"ledger_ms": ledger}}
+        body = {**await answer.json(), "hub": {**batch, "ledger_ms": ledger}}
         await route.fulfill(response=answer, json=body)
 
     await lab.page.route("**/v1/responses", with_ledger)
@@ -256,6 +257,7 @@ async def test_the_ledger_is_shown_where_there_is_one(open_lab: Open) -> None:
     await expect(timeline.locator("rect.server")).to_have_count(8)
     await expect(timeline.locator("tr", has_text="in the queue")).to_contain_text("3.3 ms")
     await expect(timeline).to_contain_text("<b>other</b>")
+    await expect(timeline).to_contain_text("a batch of 2 (timer), for <i>gpu</i>.")
 
 
 # Comparing and sharing.
