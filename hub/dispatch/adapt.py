@@ -6,7 +6,8 @@ The rules:
    slot that gets free does not wait for hub; it never grows beyond that. Where the server tells
    nothing it starts with 16 and doubles every round until the first congestion.
 2. A *round* is 8 requests or a second, whichever comes later, in which the window was the limit:
-   somebody had to wait for room. Without that nothing changes, since nothing can be learned.
+   somebody had to wait for room. Without that nothing changes, since nothing can be learned. Of a
+   server that tells of its queue, a round has such news in it.
 3. A round is *congested* if the server says that it holds more requests than it has slots (that
    any wait, if nobody knows its slots), or that its cache is nearly full; or, where it tells of
    neither slots nor a queue, if half of the times to first token, measured from the dispatch, are
@@ -58,6 +59,8 @@ FORGIVE = 0.99
 NEARLY_FULL = 0.9
 SHRINK = 0.9
 SHRINK_HARD = 0.6
+UNREPORTED = 256
+"""Requests after which a server that used to tell of its queue, and does so no more, is judged."""
 WINS = 2
 CHANGED = 1.5
 TRIAL_TIME = 300.0
@@ -124,6 +127,8 @@ class Adaptive:
         self._ratios: list[float] = []
         self._limited = False
         self._queued = ""
+        self._reported = False
+        """The server has said how it is in this round."""
 
     # What is observed.
 
@@ -167,6 +172,7 @@ class Adaptive:
     def load(self, now: float, load: Load) -> None:
         """The server has said how it is."""
         self._told = self._told or load.waiting is not None
+        self._reported = True
         if self.window.in_flight > self.window.size:
             # What it tells comes from before the change.
             self._judge(now)
@@ -189,6 +195,8 @@ class Adaptive:
             return
         if self._samples < ROUND or now - self._round_began < ROUND_TIME:
             return
+        if self._limited and self._told and not self._reported and self._samples < UNREPORTED:
+            return  # Whether the server's queue grows is not known yet.
         limited, queued, ratios = self._limited, self._queued, sorted(self._ratios)
         self._begin(now)
         if not limited:
