@@ -96,7 +96,7 @@ async def scripted(*handlers: Handler) -> AsyncIterator[str]:
             await next(left)(ws)
 
     async with serve(handle, "127.0.0.1", 0) as server:
-        yield f"ws://127.0.0.1:{server.sockets[0].getsockname()[1]}/v1/responses"
+        yield f"ws://127.0.0.1:{next(iter(server.sockets)).getsockname()[1]}/v1/responses"
 
 
 async def asked(ws: ServerConnection) -> dict[str, Any]:
@@ -535,7 +535,7 @@ async def test_a_handshake_that_somebody_else_refuses(status: int, retryable: bo
 
     async with serve(handle, "127.0.0.1", 0, process_request=refuse) as server:
         with pytest.raises(ClientError) as refused:
-            async with Client(f"ws://127.0.0.1:{server.sockets[0].getsockname()[1]}"):
+            async with Client(f"ws://127.0.0.1:{next(iter(server.sockets)).getsockname()[1]}"):
                 pass
     assert (refused.value.code, refused.value.retryable) == ("connection_refused", retryable)
     assert str(status) in refused.value.message
@@ -632,7 +632,7 @@ async def test_a_server_that_stays_away_ends_every_run_and_may_come_back() -> No
             await next(handlers)(ws)
 
     server = await serve(handle, "127.0.0.1", 0)
-    port = server.sockets[0].getsockname()[1]
+    port = next(iter(server.sockets)).getsockname()[1]
     async with quick(f"ws://127.0.0.1:{port}", patience=0.1) as client:
         run = client.create("Hello")
         server.close(close_connections=False)
