@@ -15,6 +15,7 @@ order in which they became dirty; who has more goes to the back.
 """
 
 import asyncio
+import socket
 from collections.abc import Callable
 
 from hub.log import Event, ResponseLog
@@ -25,6 +26,17 @@ BUDGET = 64 * 1024
 """Bytes that one subscription may write in one turn before the next one gets its turn."""
 CHECK = 1.0
 """Seconds between two looks at how far behind a reader is."""
+
+
+def bound_buffers(transport: asyncio.WriteTransport) -> None:
+    """Let a transport hold few bytes for a reader that does not read: in this process, and in the
+    kernel, which would keep megabytes by itself. What is not written yet is merged later; what was
+    written cannot be."""
+    transport.set_write_buffer_limits(high=HIGH_WATER)
+    sock = transport.get_extra_info("socket")
+    if sock is not None:
+        # Linux takes twice as much, for its own needs.
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, HIGH_WATER)
 
 
 class Subscription:

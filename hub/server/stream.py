@@ -17,7 +17,7 @@ from hub.api.sse import PING
 from hub.hub import Hub
 from hub.live import Live
 from hub.log import Event, ResponseLog
-from hub.server.outbox import HIGH_WATER, Outbox
+from hub.server.outbox import Outbox, bound_buffers
 
 HUB = web.AppKey("hub", Hub)
 HEADERS = {
@@ -100,7 +100,7 @@ async def send_all(
         hub.bounds.reader_closed()
         transport.abort()
 
-    transport.set_write_buffer_limits(high=HIGH_WATER)
+    bound_buffers(transport)
     loop = asyncio.get_running_loop()
     patience = hub.policy.reader_patience
     outbox = Outbox(write, loop, patience=patience, max_lag=hub.policy.reader_lag, on_slow=too_slow)

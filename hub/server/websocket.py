@@ -26,7 +26,7 @@ from hub.errors import CloseCode, HubError
 from hub.hub import Hub
 from hub.server.frames import text_frame
 from hub.server.lanes import Command
-from hub.server.outbox import HIGH_WATER, Outbox
+from hub.server.outbox import Outbox, bound_buffers
 from hub.server.parser import LARGE, Parser
 from hub.server.session import Session, understand, understand_all
 
@@ -76,7 +76,7 @@ class Connection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         # uvloop's transports have the methods of ``asyncio.Transport`` without being one.
         self._transport = cast(asyncio.Transport, transport)
-        self._transport.set_write_buffer_limits(high=HIGH_WATER)
+        bound_buffers(self._transport)
         self._outbox = Outbox(
             self._transport.write,
             self._loop,
