@@ -36,7 +36,7 @@ def bound_buffers(transport: asyncio.WriteTransport) -> None:
     sock = transport.get_extra_info("socket")
     if sock is not None:
         # Linux takes twice as much, for its own needs.
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, HIGH_WATER // 2)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, HIGH_WATER)
 
 
 class Subscription:
