@@ -167,6 +167,15 @@ class Settings:
     webhook_private: bool = _option(
         "Let webhooks go to private addresses, and over http.", default=False, is_flag=True
     )
+    lanes: int = _option("Lane names of one WebSocket over its life.", default=32, type=_POSITIVE)
+    active_lanes: int = _option(
+        "Responses at a time on one WebSocket; further ones wait.", default=16, type=_POSITIVE
+    )
+    waiting: int = _option(
+        "Requests that wait on one WebSocket; the next one is refused with 429.",
+        default=256,
+        type=_POSITIVE,
+    )
     reader_patience: float = _option(
         "A reader that has been behind for this long (s) is closed; it may come back and resume.",
         default=60.0,

@@ -24,6 +24,12 @@ class Policy:
     """How large the log of one response may grow."""
     live_bytes: int = 512 << 20
     """What the logs of all live responses may hold before nothing new is begun."""
+    lanes: int = 32
+    """Lane names of one connection over its life."""
+    active_lanes: int = 16
+    """Responses at a time on one connection."""
+    waiting: int = 256
+    """Requests that wait on one connection."""
     reader_patience: float = 60.0
     """How long a reader may be behind."""
     reader_lag: int = 16 << 20

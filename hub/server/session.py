@@ -89,7 +89,10 @@ class Session:
         self._parser = parser
         self._terms = terms
         self._on_idle = on_idle
-        self._lanes = Lanes()
+        policy = hub.policy
+        self._lanes = Lanes(
+            max_lanes=policy.lanes, max_active=policy.active_lanes, max_waiting=policy.waiting
+        )
         self._cache = ResponseCache()
         self._running: dict[str | None, _Running] = {}
         self._starting: set[asyncio.Task[None]] = set()

@@ -445,3 +445,22 @@ async def test_a_slow_reader_gets_exact_text_in_few_events_and_delays_no_one(
         assert heard == said(f"Hello {lane}") * rounds
     tokens = sum(e["response"]["usage"]["output_tokens"] for e in events if e["type"] in TERMINAL)
     assert len(deltas) < tokens, "what waited was merged"
+
+
+async def test_the_lanes_limits_are_settings(start: Start) -> None:
+    """Each of the three is reached where it was set, with its own answer."""
+    limits = {"lanes": 2, "active_lanes": 1, "waiting": 1}
+    hub = await start(speed=1.0, hub_options=limits)
+    async with connect(hub.ws) as ws:
+        for lane in ("a", "b", "c"):
+            await create(ws, input="Hi", stream_id=lane, store=False)
+        codes = set[str]()
+        while "websocket_stream_limit_reached" not in codes:
+            event = json.loads(await ws.recv())
+            if event["type"] == "error":
+                codes.add(event["error"]["code"])
+        await create(ws, input="Hi", stream_id="b", store=False)
+        while "rate_limit_exceeded" not in codes:
+            event = json.loads(await ws.recv())
+            if event["type"] == "error":
+                codes.add(event["error"]["code"])
