@@ -26,7 +26,7 @@ from hub.archive import Archive, conflict
 from hub.bounds import Bounds
 from hub.dispatch.dispatcher import Dispatcher
 from hub.dispatch.terms import DEFAULT, PROMISED, Terms
-from hub.errors import HubError
+from hub.errors import Fault, HubError
 from hub.jobs import Jobs
 from hub.journal import ForegroundJournal, JobJournal
 from hub.live import Live
@@ -299,8 +299,8 @@ class Hub:
             if live.go_on():
                 self.dispatcher.submit(live)
         except HubError as error:
-            # Where nobody can go on, nobody can later.
-            if error.row.retryable and error.code != "worker_lost":
+            # What is full or broken may be well later; where nobody can go on, nobody ever can.
+            if error.row.retryable and error.row.fault is not Fault.HUB:
                 live.attempt = 0
                 await self._jobs.release(live.id)
             else:

@@ -49,7 +49,7 @@ MAY_IMPORT = {
         "server",
         "store.base",
     },
-    "bench": {"errors", "api", "bench", "clock", "dispatch", "engines"},
+    "bench": {"errors", "api", "bench", "clock", "dispatch", "engines", "ledger"},
     "config": {"errors", "engines.sim_model", "specs", "dispatch.terms"},
     "specs": {"dispatch.terms"},
     "upstreams": {"errors", "config", "specs", "dispatch", "engines"},

@@ -27,6 +27,7 @@ from hub.engines.sim import Run, SimEngine
 from hub.engines.sim_model import Profile
 from hub.engines.sim_text import Script, prompt_tokens
 from hub.errors import HubError
+from hub.ledger import Ledger
 
 EVERYTHING = 1_000_000
 """A window that is never full."""
@@ -109,6 +110,7 @@ class Trip:
         )
         blind = run.setting.blind
         self.terms = Terms() if blind else Terms(rank=ask.rank, tenant=ask.tenant)
+        self.ledger = Ledger(asyncio.get_running_loop().time)
         self.tokens = 0
         self.arrived = 0.0
         self.first: float | None = None

@@ -11,7 +11,7 @@ from math import inf
 
 from hub.api.requests import Generation, estimate_tokens
 from hub.dispatch.admission import refusal
-from hub.dispatch.flight import Flight, Job, ledger_of
+from hub.dispatch.flight import Flight, Job
 from hub.dispatch.health import Health
 from hub.dispatch.observed import ClassStatistics, Counts, Statistics
 from hub.dispatch.queue import Queue
@@ -74,7 +74,7 @@ class Dispatcher:
         self._last_seen[ticket.terms.rank] = now
         self._tickets[job] = ticket
         self._jobs[ticket] = job
-        ledger_of(job).mark("queued")
+        job.ledger.mark("queued")
         self._queue.put(ticket, now)
         self._pump()
 

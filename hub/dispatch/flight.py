@@ -28,6 +28,11 @@ class Job(Protocol):
     @property
     def sink(self) -> Sink: ...
     @property
+    def ledger(self) -> Ledger:
+        """Where its times are noted."""
+        ...
+
+    @property
     def tokens(self) -> int:
         """Tokens that it has so far, as well as anybody knows."""
         ...
@@ -36,11 +41,6 @@ class Job(Protocol):
     def completed(self) -> None: ...
     def failed(self, error: HubError) -> None: ...
     def cancelled(self) -> None: ...
-
-
-def ledger_of(job: Job) -> Ledger:
-    """Where a job's times are noted; nobody reads it if the job has none of its own."""
-    return getattr(job, "ledger", None) or Ledger(lambda: 0.0)
 
 
 def _unnoted(mark: str) -> None:
@@ -112,7 +112,7 @@ class Flight:
     ) -> None:
         """``on_done`` is called when it has ended as a member of an array."""
         self.job = job
-        self.ledger = ledger_of(job)
+        self.ledger = job.ledger
         self.ticket = ticket
         self.upstream = upstream
         self.sent_at = 0.0

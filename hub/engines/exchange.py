@@ -18,6 +18,7 @@ from urllib.parse import urlsplit
 import httptools
 
 from hub import __version__
+from hub.engines.http_client import not_http, silent, unanswered
 from hub.errors import HubError
 
 MAX_HEAD = 16 << 10
@@ -183,7 +184,8 @@ class Exchange(asyncio.Protocol):
         except httptools.HttpParserError:
             # What follows a complete answer is nobody's business.
             if not self._complete:
-                self._fail(_not_http(begun=self._begun))
+                # In the middle of a body it is the framing that broke.
+                self._fail(_broken_off() if self._begun else not_http())
                 return
         if not self._begun and self._head_size > MAX_HEAD:
             self._fail(HubError("upstream_protocol_error", "The model server's head is too long."))
@@ -243,9 +245,7 @@ class Exchange(asyncio.Protocol):
     def _check_idle(self) -> None:
         left = self._heard + self._idle_timeout - self._loop.time()
         if left <= 0:
-            self._fail(
-                HubError("upstream_timeout", "The model server has been silent for too long.")
-            )
+            self._fail(silent())
         else:
             self._idle = self._loop.call_later(left, self._check_idle)
 
@@ -255,12 +255,7 @@ class Exchange(asyncio.Protocol):
         elif self._begun:
             self._fail(_broken_off())
         else:
-            self._fail(
-                HubError(
-                    "upstream_unavailable",
-                    "The model server closed the connection without an answer.",
-                )
-            )
+            self._fail(unanswered())
 
     def _finish(self) -> None:
         if not self.done.done():
@@ -275,10 +270,3 @@ class Exchange(asyncio.Protocol):
 
 def _broken_off() -> HubError:
     return HubError("upstream_incomplete_stream", "The connection to the model server broke off.")
-
-
-def _not_http(*, begun: bool) -> HubError:
-    # In the middle of a body it is the framing that broke.
-    if begun:
-        return _broken_off()
-    return HubError("upstream_protocol_error", "The model server does not speak HTTP.")

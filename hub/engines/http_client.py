@@ -67,19 +67,35 @@ async def read_body(response: ClientResponse, limit: int) -> bytes:
     return bytes(body)
 
 
-def failure(error: ClientError | OSError, *, begun: bool) -> HubError:
-    """What a transport's failure means. ``begun``: the server had started to answer."""
+def failure(error: ClientError | OSError) -> HubError:
+    """What it means that a question got no answer."""
     match error:
         case ClientConnectorError() | ConnectionTimeoutError() | InvalidURL():
-            return HubError("upstream_unavailable", "The model server cannot be reached.")
+            return unreachable()
         case TimeoutError():
-            return HubError("upstream_timeout", "The model server has been silent for too long.")
+            return silent()
         case ClientResponseError():
-            return HubError("upstream_protocol_error", "The model server does not speak HTTP.")
-    if begun:
-        return HubError(
-            "upstream_incomplete_stream", "The connection to the model server broke off."
-        )
+            return not_http()
+    return unanswered()
+
+
+def unreachable() -> HubError:
+    """Nobody took the connection."""
+    return HubError("upstream_unavailable", "The model server cannot be reached.")
+
+
+def unanswered() -> HubError:
+    """The connection ended before the answer began."""
     return HubError(
         "upstream_unavailable", "The model server closed the connection without an answer."
     )
+
+
+def silent() -> HubError:
+    """Nothing came for too long."""
+    return HubError("upstream_timeout", "The model server has been silent for too long.")
+
+
+def not_http() -> HubError:
+    """What came was something else."""
+    return HubError("upstream_protocol_error", "The model server does not speak HTTP.")

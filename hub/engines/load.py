@@ -10,7 +10,9 @@
 - SGLang has ``/metrics`` if it was started with ``--enable-metrics``. If it schedules by priority,
   the series with a ``priority`` are parts of the one whose ``priority`` is empty.
 
-Both functions are total: whatever cannot be read, or is absurd, has not been said.
+Both functions are total: whatever cannot be read, or is absurd, has not been said. The metrics are
+not read by prometheus_client's parser, which takes every sample apart and raises for a bad line:
+this runs on the event loop every second, and of 200 KB a dozen lines are wanted.
 """
 
 import re

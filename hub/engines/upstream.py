@@ -30,7 +30,7 @@ from hub.engines.base import Load, Member, Sink, marker
 from hub.engines.chat_errors import error_from_response
 from hub.engines.chat_wire import ChunkReader, model_names, request_body
 from hub.engines.exchange import Exchange, Target
-from hub.engines.http_client import FAILURES, failure, open_session, read_body
+from hub.engines.http_client import FAILURES, failure, open_session, read_body, unreachable
 from hub.engines.load import parse_metrics, parse_props
 from hub.engines.relay import ERROR_BODY_TIMEOUT, MAX_BODY, MAX_ERROR_BODY, Relay
 from hub.engines.stream_wire import StreamReader
@@ -235,7 +235,7 @@ class UpstreamEngine:
             async with asyncio.timeout(self._connect_timeout):
                 await self._target.connect(exchange)
         except OSError as error:
-            raise HubError("upstream_unavailable", "The model server cannot be reached.") from error
+            raise unreachable() from error
 
     async def _ask_all(self) -> Load:
         """Ask what is not known already, and get what the metrics say."""
@@ -294,7 +294,7 @@ class UpstreamEngine:
                 finally:
                     response.close()
         except FAILURES as error:
-            raise failure(error, begun=False) from error
+            raise failure(error) from error
 
 
 class _Answer(NamedTuple):

@@ -216,6 +216,10 @@ class Lanes:
         """How many creates wait for their turn."""
         return len(self._waiting)
 
+    def first_waiting(self, lane: str | None) -> Turn | None:
+        """The turn of a lane that waits and comes next, if there is one."""
+        return next((turn for turn in self._waiting if turn.lane == lane), None)
+
     @property
     def idle(self) -> bool:
         """Whether nothing runs and nothing waits."""

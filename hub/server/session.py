@@ -95,7 +95,9 @@ class Session:
         )
         self._cache = ResponseCache()
         self._running: dict[str | None, _Running] = {}
-        self._starting: set[asyncio.Task[None]] = set()
+        self._starting: dict[asyncio.Task[None], Turn] = {}
+        self._unwanted: list[Turn] = []
+        """Turns that were cancelled before they had a response: it will be, as soon as they have."""
         self._expired = False
 
     @property
@@ -165,12 +167,17 @@ class Session:
                 return
             except HubError as error:
                 turn = self._failed(turn, error)
+            except Exception:
+                # The boundary of one turn: its lane goes on with the next one.
+                logger.exception("a turn could not start")
+                turn = self._failed(turn, _defect())
         if self._lanes.idle:
             self._on_idle()
 
     def _failed(self, turn: Turn, error: HubError) -> Turn | None:
         """A turn could not start: say so, and give the one that may start instead."""
         self.refuse(error, turn.lane)
+        self._unwanted = self._others(turn)
         parent = turn.body.get("previous_response_id") if isinstance(turn, Create) else None
         if error.status != 429 and isinstance(parent, str):
             self._cache.failed(parent, turn.lane)
@@ -209,14 +216,13 @@ class Session:
             except HubError as error:
                 self._run(self._failed(turn, error))
             except Exception:
-                # The boundary of one turn: its lane goes on with the next one.
+                # The same boundary.
                 logger.exception("a turn could not start")
-                failure = HubError("server_error", "The request failed inside hub.")
-                self._run(self._failed(turn, failure))
+                self._run(self._failed(turn, _defect()))
 
         task = asyncio.create_task(begin())
-        self._starting.add(task)
-        task.add_done_callback(self._starting.discard)
+        self._starting[task] = turn
+        task.add_done_callback(self._starting.pop)
 
     async def _resume(self, turn: Resume) -> None:
         live = await self._hub.open(turn.response_id)
@@ -242,6 +248,10 @@ class Session:
         self._outbox.subscribe(
             live.log, _renderer(turn.lane), cursor=cursor, on_end=lambda: self._ended(running)
         )
+        others = self._others(turn)
+        if len(others) < len(self._unwanted):
+            self._unwanted = others
+            self._hub.cancel(live)
 
     def _ended(self, one: _Running) -> None:
         """The terminal event of a lane's response was written."""
@@ -260,8 +270,12 @@ class Session:
         if cancel.response_id is None:
             # A cancel that meets the end of the response has nothing left to do.
             one = self._running.get(cancel.lane)
+            coming = self._coming(cancel.lane)
             if one is not None:
                 self._hub.cancel(one.live)
+            elif coming is not None:
+                # Once, however often it is said.
+                self._unwanted = [*self._others(coming), coming]
             return
         for one in self._running.values():
             if one.live.id == cancel.response_id:
@@ -273,6 +287,15 @@ class Session:
             param="response_id",
         )
         raise LaneError(error, cancel.lane)
+
+    def _coming(self, lane: str | None) -> Turn | None:
+        """The turn of a lane that has no response yet and gets the next one."""
+        starting = (turn for turn in self._starting.values() if turn.lane == lane)
+        return next(starting, None) or self._lanes.first_waiting(lane)
+
+    def _others(self, turn: Turn) -> list[Turn]:
+        """Those that were cancelled early, but for this one."""
+        return [one for one in self._unwanted if one is not turn]
 
     def _refuse_steer(self, steer: Steer) -> None:
         answer: Json = {
@@ -291,6 +314,10 @@ class Session:
                 if lane is not None:
                     answer["stream_id"] = lane
         self._send(answer)
+
+
+def _defect() -> HubError:
+    return HubError("server_error", "The request failed inside hub.")
 
 
 def _renderer(lane: str | None) -> Callable[[Event], bytes]:

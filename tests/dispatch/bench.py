@@ -13,6 +13,7 @@ from hub.dispatch.terms import DEFAULT, Class, Terms, rules_with
 from hub.dispatch.upstream import Upstream
 from hub.engines.base import Load, Member, Sink
 from hub.errors import TABLE, HubError
+from hub.ledger import Ledger
 
 
 def now() -> float:
@@ -83,6 +84,7 @@ class Work:
         _works[self.key] = self
         self.acts = acts or (Act(),)
         self.terms = terms
+        self.ledger = Ledger(lambda: 0.0)
         texts = [*(messages or ()), self.key]
         self.generation = (
             Generation(model, (), prompt=self.key, max_tokens=max_tokens)

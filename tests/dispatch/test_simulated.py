@@ -18,6 +18,7 @@ from hub.engines.sim import SimEngine
 from hub.engines.sim_model import PROFILES
 from hub.engines.sim_text import script
 from hub.errors import HubError
+from hub.ledger import Ledger
 from tests.dispatch.bench import now, rank
 from tests.traces import traces
 from tests.virtual import virtual
@@ -35,6 +36,7 @@ class Answer(Recorder):
             Request("sim", generation), id=f"resp_{next(_numbers)}", model="sim", now=0.0
         )
         self.terms = terms
+        self.ledger = Ledger(lambda: 0.0)
         self.submitted_at: float | None = None
         self.started_at: float | None = None
 

@@ -464,3 +464,42 @@ async def test_the_lanes_limits_are_settings(start: Start) -> None:
             event = json.loads(await ws.recv())
             if event["type"] == "error":
                 codes.add(event["error"]["code"])
+
+
+async def test_a_turn_that_waits_can_be_cancelled(start: Start) -> None:
+    """Its response is cancelled as soon as it has one, and no model server works for it; what
+    comes after it on the lane is not."""
+    hub = await start(speed=1.0, hub_options={"active_lanes": 1})
+    async with connect(hub.ws) as ws:
+        await create(ws, "a", input="Hello", store=False)
+        await create(ws, "b", input="Never mind", store=False)
+        await create(ws, "b", input="But this", store=False, max_output_tokens=2)
+        for lane in ("b", "b", "a"):
+            await ws.send(json.dumps({"type": "response.cancel", "stream_id": lane}))
+        ends = [(await turn(ws))[-1] for _ in range(3)]
+    assert [end["stream_id"] for end in ends] == ["a", "b", "b"]
+    statuses = [end["response"]["status"] for end in ends]
+    assert statuses == ["cancelled", "cancelled", "incomplete"]
+    assert hub.engine.statistics().finished == 1
+
+
+async def test_a_turn_that_breaks_hub_ends_its_own_lane_only(
+    start: Start, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A defect is a typed error on its lane, and logged; the connection and the others go on."""
+    hub = await start()
+    submit = hub.hub.submit
+
+    def broken(request: Any, *rest: Any, **more: Any) -> Any:
+        if request.instructions == "break":
+            raise ZeroDivisionError
+        return submit(request, *rest, **more)
+
+    monkeypatch.setattr(hub.hub, "submit", broken)
+    async with connect(hub.ws) as ws:
+        await create(ws, "a", input="Hello", instructions="break", store=False)
+        error = json.loads(await ws.recv())
+        assert (error["error"]["code"], error["stream_id"]) == ("server_error", "a")
+        await create(ws, "a", input="Hello", store=False)
+        assert (await turn(ws))[-1]["response"]["status"] == "completed"
+    assert "a turn could not start" in caplog.text
