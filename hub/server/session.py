@@ -97,7 +97,7 @@ class Session:
         self._running: dict[str | None, _Running] = {}
         self._starting: dict[asyncio.Task[None], Turn] = {}
         self._unwanted: list[Turn] = []
-        """Turns that were cancelled before they had a response: it will be, as soon as they have."""
+        """Turns that were cancelled before they had a response: it is, as soon as they have one."""
         self._expired = False
 
     @property

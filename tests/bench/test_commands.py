@@ -23,7 +23,9 @@ async def run(*arguments: str) -> str:
     return output.decode()
 
 
-@pytest.mark.parametrize("arguments", [[], ["load"], ["source"], ["hot-path"]])
+@pytest.mark.parametrize(
+    "arguments", [[], ["load"], ["source"], ["hot-path"], ["failover"], ["memory"], ["dispatch"]]
+)
 def test_help_reads_well(arguments: list[str]) -> None:
     result = CliRunner().invoke(
         bench, [*arguments, "--help"], prog_name="hub bench", max_content_width=100
