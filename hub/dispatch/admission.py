@@ -40,7 +40,7 @@ def refusal(
     room = any(one.window.room() for one in able)
     patience = ticket.deadline - now
     if wait is not None and wait > patience and not room:
-        words = f"It would wait for about {wait:.0f} s here, which is longer than it may."
+        words = f"It would wait for about {wait:.1f} s here, which is longer than it may."
         back = wait - patience
         return "too_late", HubError("rate_limit_exceeded", words, retry_after=retry_after(back))
     return None

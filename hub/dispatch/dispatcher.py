@@ -76,7 +76,12 @@ class Dispatcher:
         self._jobs[ticket] = job
         job.ledger.mark("queued")
         self._queue.put(ticket, now)
-        self._pump()
+        raw = job.generation.prompt is not None and ticket.terms.rank is Class.BACKGROUND
+        if raw and any(one.arrays for one in candidates):
+            # Those that come in the same turn of the loop may leave as one array.
+            self._ring_at(now)
+        else:
+            self._pump()
 
     def cancel(self, job: Job) -> None:
         """End a request in whatever phase it is. No effect if it has ended.
@@ -349,11 +354,13 @@ class Dispatcher:
 
     def _arm(self) -> None:
         """Have the timer ring when there is something to do without other news."""
+        stages = (one.stage.due for one in self._upstreams if one.stage is not None)
+        self._ring_at(min(self._queue.due, *stages, self._kept_until))
+
+    def _ring_at(self, due: float) -> None:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        stages = (one.stage.due for one in self._upstreams if one.stage is not None)
-        due = min(self._queue.due, *stages, self._kept_until)
         if due < inf:
             self._timer = asyncio.get_running_loop().call_at(due, self._pump)
 

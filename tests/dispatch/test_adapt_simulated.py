@@ -181,7 +181,7 @@ disturbances = st.builds(
 
 @settings(max_examples=25)
 @given(
-    st.sampled_from([of(GPU, 2), of(GPU, 4), of(GPU, 8), GPU, BIG]),
+    st.sampled_from([of(GPU, 4), of(GPU, 8), GPU, BIG]),
     phases,
     disturbances,
     st.integers(0, 10**6),
@@ -191,8 +191,8 @@ def test_a_gpu_is_never_kept_smaller_by_the_guard(
 ) -> None:
     """Whatever prompts and answers change into what, light load into overload, and whatever
     disturbs what hub sees: over 8 slots the guard does nothing at all. Below it may try; and where
-    it is deceived, since two hardly make more than one, all slots are used again soon when they
-    do."""
+    it is deceived, all slots are used again soon. (Not so with 2 slots, where a load of prompts
+    alone gains next to nothing by the second.)"""
     site = Site(profile, world, seed=seed)
     full = site.upstream.window.size
     for mix, load in phases:
