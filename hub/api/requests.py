@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from hub.api.early_stop import EarlyStop
 from hub.errors import HubError
 
 Json = dict[str, Any]
@@ -17,6 +18,14 @@ Json = dict[str, Any]
 MAX_DEPTH = 64
 """How deeply a request may nest. orjson reads deeper JSON than it writes: a request that could not
 be written again must be refused before anything is promised."""
+
+
+@dataclass(frozen=True, slots=True)
+class ContextFile:
+    """Another file than the one that is completed, for the model to draw on."""
+
+    name: str
+    text: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +39,11 @@ class Generation:
     prompt: str | None = None
     """Raw text to go on from, instead of messages: no chat template, and neither tools nor
     ``response_format``."""
+    suffix: str | None = None
+    """What is behind the gap that the ``prompt`` ends at: fill in the middle. Empty where the text
+    ends there; ``None`` for a text that has no gap."""
+    files: Sequence[ContextFile] = ()
+    """What else to draw on for filling in the middle, the most relevant last."""
     tools: Sequence[Json] = ()
     """Chat Completions tools: ``{"type": "function", "function": {name, parameters, …}}``."""
     tool_choice: str | Json | None = None
@@ -110,6 +124,8 @@ class Request:
     """False for a warm-up: the response completes at once, without output."""
     flex: bool = False
     """It can wait for those who cannot (``service_tier``)."""
+    early_stop: EarlyStop | None = None
+    """The rules by which hub ends the text itself."""
     include_usage: bool = False
     """Chat Completions and Completions only: send the usage chunk at the end of a stream."""
 
