@@ -1,13 +1,19 @@
-"""The log: one line per response, for people or for programs. No text of a prompt or an answer."""
+"""The log: one line per response, for people or for programs. No text of a prompt or an answer,
+but for who asks for it (``texts``)."""
 
 import logging
+from collections.abc import Sequence
 from typing import Any
 
 import orjson
 
+from hub.api.requests import Json
 from hub.live import Live
 
 HUMAN = "%(asctime)s %(levelname)s %(name)s: %(message)s"
+
+TEXT = 200
+"""Characters of a prompt or an answer that ``texts`` logs."""
 
 logger = logging.getLogger("hub.responses")
 
@@ -41,11 +47,35 @@ def ended(live: Live) -> None:
     if not logger.isEnabledFor(logging.INFO):
         return
     fields = fields_of(live)
-    words = (f"{name}={value}" for name, value in fields.items() if value is not None)
-    logger.info(" ".join(words), extra={"fields": fields})
+    logger.info(_words(fields), extra={"fields": fields})
     if logger.isEnabledFor(logging.DEBUG):
         ledger = live.ledger.told(live.terms.rank.label)
         logger.debug("id=%s ledger=%s", live.id, ledger, extra={"fields": {"hub": ledger}})
+
+
+def written(live: Live) -> None:
+    """A reader was written the end of a response: note it, and log at debug when it was. The first
+    reader counts."""
+    ledger = live.ledger
+    if ledger.wrote("written") and logger.isEnabledFor(logging.DEBUG):
+        times = ledger.milliseconds()
+        fields = {
+            "id": live.id,
+            "first_written_ms": times.get("first_written"),
+            "written_ms": times["written"],
+        }
+        logger.debug(_words(fields), extra={"fields": fields})
+
+
+def texts(live: Live) -> None:
+    """Log at debug how the last message that a response answers begins, and how the response does.
+    Only for who wants that."""
+    if logger.isEnabledFor(logging.DEBUG):
+        generation = live.generation
+        asked = [{"content": generation.prompt}] if generation.prompt else generation.messages[-1:]
+        fields = {"id": live.id, "input": _text(asked), "output": _text(live.recorder.output)}
+        message = "id=%s input=%r output=%r"
+        logger.debug(message, *fields.values(), extra={"fields": fields})
 
 
 def fields_of(live: Live) -> dict[str, Any]:
@@ -65,6 +95,20 @@ def fields_of(live: Live) -> dict[str, Any]:
         "ttft_ms": _ms(ledger.between("received", "first_token")),
         "total_ms": _ms(ledger.between("received", "ended")),
     }
+
+
+def _text(messages: Sequence[Json]) -> str:
+    """How the text of messages, or of items, begins."""
+    text = ""
+    for message in messages:
+        content = message.get("content") or ()
+        parts = [{"text": content}] if isinstance(content, str) else content
+        text += "".join(part.get("text") or part.get("refusal") or "" for part in parts)
+    return text[:TEXT]
+
+
+def _words(fields: dict[str, Any]) -> str:
+    return " ".join(f"{name}={value}" for name, value in fields.items() if value is not None)
 
 
 def _ms(seconds: float | None) -> float | None:

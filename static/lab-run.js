@@ -157,8 +157,8 @@ function timelines(samples) {
 
 function timeline(sample) {
   const browser = Object.fromEntries(MARKS.map((mark) => [mark, round(Math.max(0, (sample[mark] ?? sample.due) - sample.due))]))
-  const { number, tokens, batch } = sample
-  return { number, tokens, batch, browser, server: sample.server && mapped(sample.server, round) }
+  const { number, tokens, batch, pauses } = sample
+  return { number, tokens, batch, pauses, browser, server: sample.server && mapped(sample.server, round) }
 }
 
 function counted(names) {

@@ -13,6 +13,7 @@ export class Sample {
   error = null // a code
   whole = null // whether the streamed text is that of the final response
   server = null // the ledger: name -> ms since the server received the request
+  pauses = null // the model server's silences: `{count, total, longest: [at, ms][]}`, like the ledger
   batch = null // how it left the server's queue: `{size, reason, upstream}`
   #text = ''
   #gap
@@ -51,6 +52,7 @@ export class Sample {
     this.tokens = response.usage?.output_tokens ?? null
     this.server = ledgerOf(response)
     this.batch = this.server && batchOf(response)
+    this.pauses = this.server && pausesOf(response)
     const text = textOf(response)
     if (!streamed && text) this.first = this.last = this.end
     if (streamed && !this.error) this.whole = text === this.#text
@@ -86,6 +88,12 @@ export function textOf(response) {
 
 function batchOf({ hub: { batch_size: size, reason, upstream } }) {
   return Number.isInteger(size) ? { size, reason: String(reason), upstream: String(upstream) } : null
+}
+
+function pausesOf({ hub: { pauses_ms: pauses } }) {
+  if (!Number.isInteger(pauses?.count) || !Number.isFinite(pauses.total) || !Array.isArray(pauses.longest)) return null
+  const longest = pauses.longest.filter((one) => Array.isArray(one) && one.length === 2 && one.every(Number.isFinite))
+  return { count: pauses.count, total: pauses.total, longest }
 }
 
 function ledgerOf({ hub }) {

@@ -13,6 +13,7 @@ const SERVER = {
   connected: 'connecting',
   first_byte: 'to the first byte',
   first_token: 'to the first token',
+  first_written: 'handing it to the reader',
   last_token: 'streaming',
   ended: 'to the end',
 }
@@ -50,16 +51,20 @@ export function showTimeline(root, run) {
   fill()
 }
 
-function drawn({ browser, server, tokens, batch }) {
+function drawn({ browser, server, tokens, batch, pauses }) {
   const rows = [{ title: 'Browser', className: 'browser', parts: stretches(browser, BROWSER) }]
-  if (server) rows.push({ title: 'hub’s ledger', className: 'server', parts: stretches(server, SERVER, browser.sent) })
+  if (server) {
+    const silent = (pauses?.longest ?? []).map(([at, ms]) => ({ mark: 'pause', name: 'a pause', from: browser.sent + at, to: browser.sent + at + ms }))
+    rows.push({ title: 'hub’s ledger', className: 'server', parts: stretches(server, SERVER, browser.sent), silent })
+  }
   const most = ceiling(Math.max(1, ...rows.flatMap(({ parts }) => parts.map(({ to }) => to))))
   const table = el('table', {}, el('thead', {}, tr('th', ['', 'stretch', 'from', 'to', 'took'])), el('tbody', {}, ...rows.flatMap(lines)))
   const note = server
     ? 'hub’s clock begins when it has received the request; here that is drawn at the moment of sending, so the network’s way there is inside the difference of the two rows.'
     : 'This server sends no ledger with its responses, so there is only what the browser measured.'
   const left = batch ? `It left hub’s queue in a batch of ${batch.size} (${batch.reason}), for ${batch.upstream}. ` : ''
-  return [bars(rows, most, tokens), el('p', { className: 'soft' }, left + note), el('div', { className: 'scroll' }, table)]
+  const paused = pauses ? `The model server paused ${pauses.count === 1 ? 'once' : `${pauses.count} times`}, for ${milliseconds(pauses.total)} in all. ` : ''
+  return [bars(rows, most, tokens), el('p', { className: 'soft' }, left + paused + note), el('div', { className: 'scroll' }, table)]
 }
 
 function bars(rows, most, tokens) {
@@ -73,7 +78,7 @@ function bars(rows, most, tokens) {
       svg('line', { class: 'grid', x1: across(ms), x2: across(ms), y1: 0, y2: height - 20 }),
       svg('text', { class: 'tick', x: across(ms), y: height - 6, 'text-anchor': i ? (across(ms) > width - 40 ? 'end' : 'middle') : 'start' }, milliseconds(ms)),
     ])
-    const drawn = rows.flatMap(({ title, className, parts }, row) => [
+    const drawn = rows.flatMap(({ title, className, parts, silent = [] }, row) => [
       svg('text', { class: 'row-title', x: LEFT, y: row * ROW + 12 }, title),
       ...parts.map(({ from, to, mark, name }) =>
         svg(
@@ -82,6 +87,10 @@ function bars(rows, most, tokens) {
           svg('title', {}, `${name}: ${milliseconds(to - from)}`),
         ),
       ),
+      // Under the stretch that they are in.
+      ...silent.map(({ from, to, name }) =>
+        svg('rect', { class: 'pause', x: across(from), y: row * ROW + 40, width: Math.max(2, across(to) - across(from)), height: 4 }, svg('title', {}, `${name}: ${milliseconds(to - from)}`)),
+      ),
     ])
     canvas.replaceChildren(...grid, ...drawn)
   }
@@ -89,8 +98,8 @@ function bars(rows, most, tokens) {
   return canvas
 }
 
-function lines({ title, className, parts }) {
-  return parts.map(({ name, from, to, mark }, i) => {
+function lines({ title, className, parts, silent = [] }) {
+  return [...parts, ...silent].map(({ name, from, to, mark }, i) => {
     const row = tr('td', [i ? '' : title, name, precise(from), precise(to), precise(to - from)])
     row.cells[1].prepend(el('span', { className: `swatch ${className} ${mark}` }))
     return row

@@ -2,20 +2,45 @@
 
 import json
 import logging
+import re
+from collections.abc import Callable
 
 import pytest
 
 from hub import logs
+from hub.api.chat import parse_chat
+from hub.api.completions import parse_completions
+from hub.api.prompt import completed
+from hub.api.recorder import Recorder
+from hub.api.requests import Request
 from hub.api.responses import parse_create
 from hub.dispatch.dispatcher import Dispatcher
 from hub.dispatch.upstream import Upstream
 from hub.engines.sim import SimEngine
 from hub.engines.sim_model import PROFILES
 from hub.hub import Hub
+from hub.live import Live
 from hub.store.memory import MemoryStore
 from tests.virtual import virtual
 
 SECRET = "the prompt that nobody may read"
+
+
+@virtual
+async def respond(*listeners: Callable[[Live], None]) -> None:
+    """One response, to its end; ``listeners`` are told of it."""
+    store = MemoryStore()
+    await store.start(0.0)
+    hub = Hub(Dispatcher([Upstream(SimEngine(PROFILES["h100-8b"]), 4)]), store)
+    hub.on_ended += listeners
+    live = hub.submit(parse_create({"input": SECRET, "max_output_tokens": 3, "store": False}))
+    hub.join(live)
+    await live.until_ended()
+    hub.leave(live)
+
+
+def lines_of(caplog: pytest.LogCaptureFixture) -> list[str]:
+    return [one.getMessage() for one in caplog.records if one.name == "hub.responses"]
 
 
 @pytest.mark.parametrize("level", [logging.INFO, logging.DEBUG])
@@ -23,28 +48,85 @@ def test_a_response_is_one_line_without_its_text(
     level: int, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Id, class, status, tokens and times at info; at debug its ledger, too."""
-
-    @virtual
-    async def respond() -> None:
-        store = MemoryStore()
-        await store.start(0.0)
-        hub = Hub(Dispatcher([Upstream(SimEngine(PROFILES["h100-8b"]), 4)]), store)
-        hub.on_ended.append(logs.ended)
-        live = hub.submit(parse_create({"input": SECRET, "max_output_tokens": 3, "store": False}))
-        hub.join(live)
-        await live.until_ended()
-        hub.leave(live)
-
     with caplog.at_level(level, "hub.responses"):
-        respond()
-    lines = [one.getMessage() for one in caplog.records if one.name == "hub.responses"]
+        respond(logs.ended)
+    lines = lines_of(caplog)
     assert len(lines) == (1 if level == logging.INFO else 2)
     for part in ("id=resp_", "class=chat", "status=incomplete", "tokens_out=3", "ttft_ms="):
         assert part in lines[0]
     assert "error=" not in lines[0]
-    assert all("prompt" not in line for line in lines)
+    assert all(SECRET not in line for line in lines)
     if level == logging.DEBUG:
         assert "first_token" in lines[1]
+
+
+def test_when_the_end_was_written_is_a_line_at_debug(caplog: pytest.LogCaptureFixture) -> None:
+    """Once, of the first reader who was written the end; not of one who read it elsewhere."""
+
+    def read_twice(live: Live) -> None:
+        live.ledger.wrote("first_written")
+        logs.written(live)
+        logs.written(live)
+
+    with caplog.at_level(logging.DEBUG, "hub.responses"):
+        respond(read_twice)
+    [line] = lines_of(caplog)
+    assert re.fullmatch(r"id=resp_\w+ first_written_ms=[\d.]+ written_ms=[\d.]+", line)
+    caplog.clear()
+    with caplog.at_level(logging.INFO, "hub.responses"):
+        respond(read_twice)
+    assert lines_of(caplog) == []
+
+
+@pytest.mark.parametrize("level", [logging.INFO, logging.DEBUG])
+def test_texts_are_logged_for_who_asks_for_them(
+    level: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    """At debug, and never at info."""
+    with caplog.at_level(level, "hub.responses"):
+        respond(logs.texts)
+    if level == logging.INFO:
+        assert lines_of(caplog) == []
+        return
+    [line] = lines_of(caplog)
+    assert re.fullmatch(rf"id=resp_\w+ input='{SECRET}' output='.+'", line)
+
+
+@pytest.mark.parametrize(
+    ("asked", "begins"),
+    [
+        (completed(parse_create({"input": "x" * 1000})), "x" * logs.TEXT),
+        (completed(parse_create({"input": "a", "instructions": "b"})), "a"),
+        (
+            parse_chat(
+                {
+                    "messages": [
+                        {"role": "system", "content": "rules"},
+                        {
+                            "role": "user",
+                            "content": [
+                                {"type": "text", "text": "a\nb"},
+                                {"type": "image_url", "image_url": {"url": "data:,"}},
+                                {"type": "text", "text": "c"},
+                            ],
+                        },
+                    ]
+                }
+            ),
+            "a\nbc",
+        ),
+        (parse_completions({"prompt": "once"})[0], "once"),
+    ],
+)
+def test_what_is_logged_is_how_the_last_message_begins(
+    asked: Request, begins: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """In every dialect, and in one line."""
+    recorder = Recorder(asked, id="resp_1", model="sim", now=0.0)
+    live = Live(recorder, (), tenant="", now=float)
+    with caplog.at_level(logging.DEBUG, "hub.responses"):
+        logs.texts(live)
+    assert lines_of(caplog) == [f"id=resp_1 input={begins!r} output=''"]
 
 
 def test_a_json_line_is_one_object() -> None:

@@ -7,7 +7,7 @@ from typing import Protocol
 from hub.api.requests import Generation, Json
 from hub.dispatch.terms import Terms, Ticket
 from hub.dispatch.upstream import Upstream
-from hub.engines.base import Sink
+from hub.engines.base import UNNOTED, Notes, Sink
 from hub.errors import HubError
 from hub.ledger import Ledger
 
@@ -43,10 +43,6 @@ class Job(Protocol):
     def cancelled(self) -> None: ...
 
 
-def _unnoted(mark: str) -> None:
-    """For a sink whose times nobody wants."""
-
-
 class Watch:
     """A sink that notes when the first thing is said, and then gets out of the way: from then on
     each call goes to the job's own sink directly, but for ``finish``, of which there is one."""
@@ -57,13 +53,13 @@ class Watch:
         self,
         sink: Sink,
         on_first: Callable[[], None],
-        mark: Callable[[str], None] = _unnoted,
+        notes: Notes = UNNOTED,
     ) -> None:
-        """``mark`` notes the times of a ledger; see ``engines.base.marker``."""
+        """``notes`` are those of a ledger."""
         self._sink = sink
         self._on_first = on_first
         self._said = False
-        self.mark = mark
+        self.notes = notes
         self.usage = sink.usage
 
     def text(self, delta: str, logprobs: list[Json] | None = None) -> None:
@@ -81,13 +77,13 @@ class Watch:
     def finish(self, reason: str) -> None:
         # An empty answer has neither a first token nor a last.
         if self._said:
-            self.mark("last_token")
+            self.notes.mark("last_token")
         else:
             self._first()
         self._sink.finish(reason)
 
     def _token(self) -> Sink:
-        self.mark("first_token")
+        self.notes.mark("first_token")
         return self._first()
 
     def _first(self) -> Sink:
@@ -130,7 +126,7 @@ class Flight:
         """Those that the same task runs."""
         self._on_first = on_first
         self._on_done = on_done
-        self.sink: Sink = Watch(job.sink, self._said, self.ledger.mark)
+        self.sink: Sink = Watch(job.sink, self._said, self.ledger)
 
     @property
     def generation(self) -> Generation:

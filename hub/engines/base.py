@@ -19,7 +19,7 @@ A sink's methods are plain calls: they number, log and wake readers, and never w
 is the reader's business, never the engine's.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -74,14 +74,63 @@ class Sink(Protocol):
         ...
 
 
-def marker(sink: Sink) -> Callable[[str], None]:
-    """What an engine may call, once each, when the server took the connection (``connected``) and
-    when its answer begins (``first_byte``): the sink's ``mark``, if it has one."""
-    return getattr(sink, "mark", _unmarked)
+PAUSE = 0.25
+"""Seconds of silence in the middle of an answer from which on it is noted as a pause: several
+times as long as a decode step, and long enough for its reader to see it."""
 
 
-def _unmarked(mark: str) -> None:
-    """For a sink that does not want to know."""
+class Notes(Protocol):
+    """What an engine may tell beside the answer, for the response's ledger."""
+
+    def mark(self, name: str) -> None:
+        """Once each: the server took the connection (``connected``), its answer begins
+        (``first_byte``)."""
+        ...
+
+    def pause(self, seconds: float) -> None:
+        """The server goes on after so long a silence, ``PAUSE`` or more. Before the sink hears
+        what it says."""
+        ...
+
+    def timings(self, prompt: float, predicted: float) -> None:
+        """By the server's own clock, in ms: how long the first token took, and all others."""
+        ...
+
+
+class Unnoted:
+    """For a sink that does not want to know. Implements ``Notes``."""
+
+    def mark(self, name: str) -> None: ...
+    def pause(self, seconds: float) -> None: ...
+    def timings(self, prompt: float, predicted: float) -> None: ...
+
+
+UNNOTED = Unnoted()
+
+
+class _Several:
+    """The notes of an array: what is told of its answer holds for all."""
+
+    def __init__(self, notes: Sequence[Notes]) -> None:
+        self._notes = notes
+
+    def mark(self, name: str) -> None:
+        for one in self._notes:
+            one.mark(name)
+
+    def pause(self, seconds: float) -> None:
+        for one in self._notes:
+            one.pause(seconds)
+
+    def timings(self, prompt: float, predicted: float) -> None:
+        for one in self._notes:
+            one.timings(prompt, predicted)
+
+
+def notes_of(*sinks: Sink) -> Notes:
+    """Where to tell it: the sinks' ``notes``, if they have any."""
+    found: list[Notes] = [getattr(sink, "notes", UNNOTED) for sink in sinks]
+    return found[0] if len(found) == 1 else _Several(found)
 
 
 class Member(Protocol):
@@ -128,7 +177,7 @@ class Engine(Protocol):
         ...
 
     async def generate_array(self, members: Sequence[Member]) -> None:
-        """Run raw completions that differ in their prompt only as one request.
+        """Run raw completions without a gap, that differ in their prompt only, as one request.
 
         Calls ``done`` of every member exactly once, each when it has ended; what is wrong with one
         of them, or that it has ``left``, changes nothing for the others. Never raises a

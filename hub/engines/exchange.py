@@ -18,6 +18,7 @@ from urllib.parse import urlsplit
 import httptools
 
 from hub import __version__
+from hub.engines.base import PAUSE, UNNOTED, Notes
 from hub.engines.http_client import not_http, silent, unanswered
 from hub.errors import HubError
 
@@ -111,17 +112,16 @@ class Exchange(asyncio.Protocol):
         answer: Answer,
         *,
         idle_timeout: float,
-        mark: Callable[[str], None] = lambda mark: None,
+        notes: Notes = UNNOTED,
     ) -> None:
-        """``idle_timeout`` is the longest silence (seconds), also before the first byte. ``mark``
-        is told of ``connected`` and of ``first_byte``, once each."""
+        """``idle_timeout`` is the longest silence (seconds), also before the first byte."""
         self._loop = asyncio.get_running_loop()
         self.done: asyncio.Future[None] = self._loop.create_future()
         """Resolves when the answer is complete, or fails with a ``HubError``."""
         self._request = request
         self._answer = answer
         self._idle_timeout = idle_timeout
-        self._mark = mark
+        self._notes = notes
         self._transport: asyncio.Transport | None = None
         self._heard = self._loop.time()
         self._idle: asyncio.TimerHandle | None = None
@@ -161,7 +161,7 @@ class Exchange(asyncio.Protocol):
         if self.done.done():
             self._transport.abort()
             return
-        self._mark("connected")
+        self._notes.mark("connected")
         self._transport.write(self._request)
         self._request = b""
         self._heard = self._loop.time()
@@ -171,10 +171,13 @@ class Exchange(asyncio.Protocol):
         parser = self._parser
         if parser is None or self.done.done():
             return
-        self._heard = self._loop.time()
+        now = self._loop.time()
+        if now - self._heard >= PAUSE:
+            self._notes.pause(now - self._heard)
+        self._heard = now
         if not self._begun:
             if not self._head_size:
-                self._mark("first_byte")
+                self._notes.mark("first_byte")
             self._head_size += len(data)
         try:
             parser.feed_data(data)

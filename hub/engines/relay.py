@@ -44,12 +44,13 @@ class Relay:
         self._parser = SseParser()
         self._body = bytearray()
         self._most = MAX_BODY
-        self._status = 0
+        self.status = 0
+        """The answer's, once it has begun."""
         self._retry_after: str | None = None
         self.done = False
 
     def head(self, status: int, headers: dict[str, str]) -> float | None:
-        self._status = status
+        self.status = status
         if status != 200:
             self._retry_after = headers.get("retry-after")
             self._collecting, self._most = True, MAX_ERROR_BODY
@@ -75,9 +76,9 @@ class Relay:
 
     def end(self) -> None:
         """The answer is complete. Raises the ``HubError`` that a refusal means."""
-        if self._status != 200:
+        if self.status != 200:
             raise error_from_response(
-                self._status, bytes(self._body[: self._most]), self._retry_after
+                self.status, bytes(self._body[: self._most]), self._retry_after
             )
         if self.done and self._collecting:
             raise HubError(

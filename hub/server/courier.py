@@ -15,7 +15,7 @@ import logging
 import random
 import socket
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from dataclasses import dataclass, field
@@ -160,16 +160,23 @@ class Outstanding(Protocol):
     def delivered(self, id: str) -> Awaitable[None]: ...
 
 
+UNKNOWN = "none"
+"""The endpoint of what is for a URL that is not configured."""
+
+
 @dataclass(frozen=True, slots=True)
 class Statistics:
-    """What a courier holds, and what it has done since it was made."""
+    """What a courier holds, and what it has done since it was made: each by endpoint. Those are
+    numbered from 0, as they are configured; their URLs may hold secrets."""
 
-    held: int
+    held: dict[str, int] = field(default_factory=dict)
     """Due, and read from the store: waiting for a worker, or being tried."""
-    delivered: int
-    failed: int
+    tried: dict[str, int] = field(default_factory=dict)
+    """Tries that are over."""
+    delivered: dict[str, int] = field(default_factory=dict)
+    failed: dict[str, int] = field(default_factory=dict)
     """Tries, not webhooks."""
-    given_up: int
+    given_up: dict[str, int] = field(default_factory=dict)
 
 
 @dataclass(slots=True)
@@ -202,13 +209,15 @@ class Courier:
         self._keys: dict[str, list[Webhook]] = {}
         for endpoint in endpoints:
             self._keys.setdefault(endpoint.url, []).append(Webhook(endpoint.key))
+        self._names = {url: str(number) for number, url in enumerate(self._keys)}
         self._now = now
         self._chance = chance
         self._transport = transport or (lambda: open_transport(allow_private=allow_private))
         self._most_held = most_held
         self._task: asyncio.Task[None] | None = None
         self._lanes: dict[str, _Lane] = {}
-        self._held: set[str] = set()
+        self._held: dict[str, str] = {}
+        """The endpoints' names by the rows' ids."""
         self._settled: set[str] = set()
         """What may leave ``_held`` when the next read begins, not before: a read that is under way
         may have seen the row as it was."""
@@ -219,9 +228,10 @@ class Courier:
         """More is due than is held."""
         self._alarm = 0.0
         """When to read at the latest."""
-        self._delivered = 0
-        self._failed = 0
-        self._given_up = 0
+        self._tried: Counter[str] = Counter()
+        self._delivered: Counter[str] = Counter()
+        self._failed: Counter[str] = Counter()
+        self._given_up: Counter[str] = Counter()
 
     def start(self) -> None:
         """Begin, with what an earlier process left."""
@@ -242,12 +252,15 @@ class Courier:
 
     def statistics(self) -> Statistics:
         """Plain, without asking the store."""
-        return Statistics(
-            held=len(self._held) - len(self._settled),
-            delivered=self._delivered,
-            failed=self._failed,
-            given_up=self._given_up,
-        )
+        held = Counter(name for id, name in self._held.items() if id not in self._settled)
+        counts = (held, self._tried, self._delivered, self._failed, self._given_up)
+        names = [*self._names.values()]
+        if any(UNKNOWN in count for count in counts):
+            names.append(UNKNOWN)
+        return Statistics(*({name: count[name] for name in names} for count in counts))
+
+    def _name(self, row: Delivery) -> str:
+        return self._names.get(row.url, UNKNOWN)
 
     async def _run(self) -> None:
         async with self._transport() as post, asyncio.TaskGroup() as workers:
@@ -271,7 +284,8 @@ class Courier:
         """Take what is due to the lanes, and note when the next one will be. Gives the number of
         rows that it read."""
         self._wanted = self._crowded = False
-        self._held -= self._settled
+        for id in self._settled:
+            del self._held[id]
         self._settled.clear()
         # All that is held is due, so the rest is at most that far down; twice that, so that a long
         # backlog takes few reads.
@@ -288,7 +302,7 @@ class Courier:
             if len(self._held) >= self._most_held:
                 self._crowded = True
                 return len(rows)
-            self._held.add(row.id)
+            self._held[row.id] = self._name(row)
             lane = self._lanes.setdefault(row.url, _Lane())
             lane.waiting.append(row)
             if lane.workers < AT_ONCE:
@@ -336,20 +350,21 @@ class Courier:
 
     async def _settle(self, row: Delivery, status: int | None) -> None:
         """Tell the store what came of a try."""
-        now = self._now()
+        now, name = self._now(), self._name(row)
+        self._tried[name] += 1
         result = outcome(status)
         again = next_try(row, now, self._chance()) if result is Outcome.FAILED else None
         if result is Outcome.FAILED:
-            self._failed += 1
+            self._failed[name] += 1
         if again is not None:
             due = again
             await self._insist(lambda: self._store.retry(row.id, due))
             self._remind(due)
             return
         if result is Outcome.DELIVERED:
-            self._delivered += 1
+            self._delivered[name] += 1
         else:
-            self._given_up += 1
+            self._given_up[name] += 1
             host = URL(row.url).host
             logger.warning("webhook %s to %s is given up: try %d", row.id, host, row.tries + 1)
         await self._insist(lambda: self._store.delivered(row.id))

@@ -42,7 +42,9 @@ def bound_buffers(transport: asyncio.WriteTransport) -> None:
 class Subscription:
     """A reader of one log. Made by ``Outbox.subscribe``."""
 
-    __slots__ = ("_outbox", "behind", "came", "cursor", "dirty", "log", "on_end", "render")
+    __slots__ = (
+        "_outbox", "behind", "came", "cursor", "dirty", "log", "on_end", "on_text", "render",
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -51,6 +53,7 @@ class Subscription:
         cursor: int,
         render: Callable[[Event], bytes],
         on_end: Callable[[], None],
+        on_text: Callable[[], object] | None,
     ) -> None:
         self._outbox = outbox
         self.log = log
@@ -59,6 +62,8 @@ class Subscription:
         """What the log had when it began to read."""
         self.render = render
         self.on_end = on_end
+        self.on_text = on_text
+        """Until there was one: called after the first text was written."""
         self.dirty = False
         self.behind = False
         """It missed turns: merge what it has not had yet."""
@@ -125,13 +130,15 @@ class Outbox:
         *,
         cursor: int = -1,
         on_end: Callable[[], None],
+        on_text: Callable[[], object] | None = None,
     ) -> Subscription:
         """Send a log's events after ``cursor``, and all that follow.
 
         ``render`` turns an event into bytes. ``on_end`` is called after the terminal event was
-        written, or if the reader has had it; the subscription is over then.
+        written, or if the reader has had it; the subscription is over then. ``on_text`` is called
+        once, after the first text was written.
         """
-        subscription = Subscription(self, log, cursor, render, on_end)
+        subscription = Subscription(self, log, cursor, render, on_end, on_text)
         subscription.behind = self._paused
         self._subscriptions.add(subscription)
         log.subscribe(subscription.wake)
@@ -201,6 +208,7 @@ class Outbox:
         dirty, self._dirty = self._dirty, []
         blocks: list[bytes] = []
         ended: list[Subscription] = []
+        told: tuple[Callable[[], object], ...] = ()
         for subscription in dirty:
             subscription.dirty = False
             if subscription not in self._subscriptions:
@@ -210,6 +218,9 @@ class Outbox:
             if events:
                 subscription.cursor = events[-1].seq
                 blocks += map(subscription.render, events)
+                if subscription.on_text is not None and any(event.delta for event in events):
+                    told = (*told, subscription.on_text)
+                    subscription.on_text = None
             if subscription.cursor < log.last:
                 subscription.wake()
             else:
@@ -219,6 +230,8 @@ class Outbox:
         data = b"".join(blocks)
         if data:
             self._write(data)
+        for on_text in told:
+            on_text()
         if self._timer is not None and not (self._dirty or self._paused):
             self._caught_up()
         for subscription in ended:

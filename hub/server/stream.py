@@ -9,14 +9,16 @@ Writing through aiohttp would cost an await, and often a wait, per event.
 
 import asyncio
 from collections.abc import Callable, Sequence
+from functools import partial
 
 from aiohttp import web
 from aiohttp.http import HttpVersion11
 
+from hub import logs
 from hub.api.sse import PING
 from hub.hub import Hub
 from hub.live import Live
-from hub.log import Event, ResponseLog
+from hub.log import Event
 from hub.server.outbox import Outbox, bound_buffers
 
 HUB = web.AppKey("hub", Hub)
@@ -64,20 +66,20 @@ async def send(
     cursor: int = -1,
 ) -> web.StreamResponse:
     """``send_all`` for one log, from after ``cursor``."""
-    return await send_all(request, [(live.log, render)], heartbeat=heartbeat, cursor=cursor)
+    return await send_all(request, [(live, render)], heartbeat=heartbeat, cursor=cursor)
 
 
 async def send_all(
     request: web.Request,
-    logs: Sequence[tuple[ResponseLog, Callable[[Event], bytes]]],
+    lives: Sequence[tuple[Live, Callable[[Event], bytes]]],
     *,
     heartbeat: float,
     cursor: int = -1,
 ) -> web.StreamResponse:
-    """Stream logs as SSE, merged as they grow, until the terminal event of the last, then give
-    the connection back to aiohttp.
+    """Stream the logs of responses as SSE, merged as they grow, until the terminal event of the
+    last, then give the connection back to aiohttp.
 
-    Beside each log stands what gives the block of one of its events. ``cursor`` is one of each. A
+    Beside each stands what gives the block of one of its events. ``cursor`` is one of each. A
     comment is sent after every ``heartbeat`` seconds without news. Cancelled when the client goes
     away, or is so slow that it is sent away.
     """
@@ -106,19 +108,26 @@ async def send_all(
     outbox = Outbox(write, loop, patience=patience, max_lag=hub.policy.reader_lag, on_slow=too_slow)
     ended: asyncio.Future[None] = loop.create_future()
 
-    def one_ended() -> None:
+    def one_ended(live: Live) -> None:
+        logs.written(live)
         # Its subscription is over by now.
         if len(outbox) == 0:
             ended.set_result(None)
 
     transport.set_protocol(StreamProtocol(inner, outbox))
-    for log, render in logs:
-        outbox.subscribe(log, render, cursor=cursor, on_end=one_ended)
+    for live, render in lives:
+        outbox.subscribe(
+            live.log,
+            render,
+            cursor=cursor,
+            on_end=partial(one_ended, live),
+            on_text=partial(live.ledger.wrote, "first_written"),
+        )
     try:
-        seen = [log.last for log, _ in logs]
+        seen = [live.log.last for live, _ in lives]
         while not ended.done():
             await asyncio.wait((ended,), timeout=heartbeat)
-            last = [log.last for log, _ in logs]
+            last = [live.log.last for live, _ in lives]
             if last == seen and not ended.done() and not outbox.paused:
                 write(PING)
             seen = last

@@ -240,21 +240,28 @@ async def test_the_ledger_is_shown_where_there_is_one(open_lab: Open) -> None:
         "connected": 4,
         "first_byte": 20,
         "first_token": 21.5,
+        "first_written": 22.5,
         "last_token": 60,
         "<b>other</b>": 61,
     }
+    pauses = {"count": 20, "total": 320, "longest": [[25.0, 8.5], [40.0, 12.0]]}
     batch = {"batch_size": 2, "reason": "timer", "upstream": "<i>gpu</i>"}
 
     async def with_ledger(route: Route) -> None:
         answer = await route.fetch()
-        body = {**await answer.json(), "hub": {**batch, "ledger_ms": ledger}}
+        body = {**await answer.json(), "hub": {**batch, "ledger_ms": ledger, "pauses_ms": pauses}}
         await route.fulfill(response=answer, json=body)
 
     await lab.page.route("**/v1/responses", with_ledger)
     run = await lab.run()
     assert run["timelines"]["median"]["server"] == ledger
+    assert run["timelines"]["median"]["pauses"] == pauses
     timeline = lab.page.locator("#timeline")
-    await expect(timeline.locator("rect.server")).to_have_count(8)
+    await expect(timeline.locator("rect.server")).to_have_count(9)
+    await expect(timeline.locator("rect.pause")).to_have_count(2)
+    await expect(timeline.locator("tr", has_text="handing it")).to_contain_text("1.0 ms")
+    await expect(timeline.locator("tr", has_text="a pause")).to_contain_text(["8.5 ms", "12.0 ms"])
+    await expect(timeline).to_contain_text("paused 20 times, for 320 ms in all")
     await expect(timeline.locator("tr", has_text="in the queue")).to_contain_text("3.3 ms")
     await expect(timeline).to_contain_text("<b>other</b>")
     await expect(timeline).to_contain_text("a batch of 2 (timer), for <i>gpu</i>.")

@@ -4,9 +4,11 @@ import asyncio
 
 import pytest
 
+from hub.engines.base import PAUSE, UNNOTED, Notes, Unnoted
 from hub.engines.exchange import MAX_HEAD, Exchange, Target
 from hub.errors import HubError
 from tests.engines.scripted import Peer, replies, serve
+from tests.virtual import virtual
 
 OK = b"HTTP/1.1 200 OK\r\n"
 
@@ -32,9 +34,16 @@ class Collected:
         return self.limit
 
 
-async def ask(url: str, answer: Collected, *, body: bytes = b"{}", idle: float = 5.0) -> None:
+async def ask(
+    url: str,
+    answer: Collected,
+    *,
+    body: bytes = b"{}",
+    idle: float = 5.0,
+    notes: Notes = UNNOTED,
+) -> None:
     target = Target(f"{url}/v1", {})
-    exchange = Exchange(target.request("x", body), answer, idle_timeout=idle)
+    exchange = Exchange(target.request("x", body), answer, idle_timeout=idle, notes=notes)
     try:
         await target.connect(exchange)
         await exchange.done
@@ -146,3 +155,43 @@ async def test_nobody_there_is_an_os_error() -> None:
         url = server.url
     with pytest.raises(ConnectionRefusedError):
         await ask(url, Collected())
+
+
+class Silences(Unnoted):
+    """Takes down the pauses, and how much of the answer there was before each had ended."""
+
+    def __init__(self, answer: Collected) -> None:
+        self._answer = answer
+        self.noted: list[tuple[float, bytes]] = []
+
+    def pause(self, seconds: float) -> None:
+        self.noted.append((seconds, self._answer.body))
+
+
+class Nowhere(asyncio.Transport):
+    """A socket whose other end is the test."""
+
+    def write(self, data: bytes | bytearray | memoryview) -> None: ...
+    def close(self) -> None: ...
+    def is_closing(self) -> bool:
+        return False
+
+    def get_write_buffer_size(self) -> int:
+        return 0
+
+
+@virtual
+async def test_a_silence_is_noted_before_what_ends_it() -> None:
+    """Each that is long enough, once; what comes quickly is none."""
+    answer = Collected()
+    silences = Silences(answer)
+    exchange = Exchange(b"request", answer, idle_timeout=60.0, notes=silences)
+    exchange.connection_made(Nowhere())
+    exchange.data_received(OK + b"Content-Length: 4\r\n\r\na")
+    for seconds, data in ((PAUSE / 2, b"b"), (PAUSE, b"c"), (3.0, b"d")):
+        await asyncio.sleep(seconds)
+        exchange.data_received(data)
+    await exchange.done
+    exchange.close()
+    assert [before for _, before in silences.noted] == [b"ab", b"abc"]
+    assert [seconds for seconds, _ in silences.noted] == pytest.approx([PAUSE, 3.0])

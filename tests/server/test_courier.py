@@ -9,7 +9,8 @@ import time
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -205,6 +206,12 @@ def rows(*urls: str, at: float = START, number: int = 1) -> list[Delivery]:
     return found
 
 
+def totals(courier: Courier) -> SimpleNamespace:
+    """Its statistics, of all endpoints together."""
+    said = asdict(courier.statistics())
+    return SimpleNamespace(**{name: sum(counts.values()) for name, counts in said.items()})
+
+
 # In virtual time: when.
 
 
@@ -223,8 +230,9 @@ async def test_it_delivers_when_it_is_woken() -> None:
             row.url: (row.id, row.body) for row in news
         }
         statistics = courier.statistics()
-        assert (statistics.held, statistics.delivered) == (0, 2)
-        assert (statistics.failed, statistics.given_up) == (0, 0)
+        none, one = {"0": 0, "1": 0}, {"0": 1, "1": 1}
+        assert (statistics.held, statistics.tried, statistics.delivered) == (none, one, one)
+        assert (statistics.failed, statistics.given_up) == (none, none)
 
 
 @virtual
@@ -253,7 +261,7 @@ async def test_what_fails_is_tried_until_it_succeeds() -> None:
         for one in wire.tries:
             assert int(one.headers["webhook-timestamp"]) == pytest.approx(START + one.at, abs=1.01)
         assert len({one.headers["webhook-signature"] for one in wire.tries}) == 4
-        statistics = courier.statistics()
+        statistics = totals(courier)
         assert (statistics.delivered, statistics.failed, statistics.given_up) == (1, 3, 0)
 
 
@@ -266,9 +274,9 @@ async def test_it_gives_up_after_the_lifetime(caplog: pytest.LogCaptureFixture) 
         courier.wake()
         await store.empty.wait()
         assert LIFETIME - backoff(100, 0.9) < elapsed() <= LIFETIME
-        assert courier.statistics().given_up == 1
+        assert totals(courier).given_up == 1
         tries = len(wire.tries)
-        assert courier.statistics().failed == tries
+        assert totals(courier).failed == tries
         assert sum(backoff(n, 0.9) for n in range(tries)) > LIFETIME
         await asyncio.sleep(LIFETIME)
         assert len(wire.tries) == tries
@@ -286,7 +294,7 @@ async def test_what_is_older_than_the_lifetime_has_one_try() -> None:
         courier.wake()
         await store.empty.wait()
         assert elapsed() == 0
-        statistics = courier.statistics()
+        statistics = totals(courier)
         assert (statistics.delivered, statistics.given_up) == (1, 1)
 
 
@@ -298,7 +306,7 @@ async def test_gone_is_given_up_at_once() -> None:
         courier.wake()
         await store.empty.wait()
         assert len(wire.tries) == 1
-        assert courier.statistics().given_up == 1
+        assert totals(courier).given_up == 1
 
 
 @virtual
@@ -342,7 +350,7 @@ async def test_a_backlog_beyond_what_is_held_is_read_as_there_is_room() -> None:
         await store.add(rows(number=1000))
         courier.wake()
         await wire.tried.wait()
-        assert courier.statistics().held <= 10
+        assert totals(courier).held <= 10
         await store.empty.wait()
         assert elapsed() < 10
 
@@ -372,9 +380,29 @@ async def test_a_url_that_is_not_configured_may_come_back() -> None:
     async with running(store, wire, B) as courier:
         await asyncio.sleep(3600)
         assert wire.tries == []
-        assert courier.statistics().failed > 5
+        assert totals(courier).failed > 5
     async with running(store, wire, A):
         await store.empty.wait()
+
+
+@virtual
+async def test_counts_are_by_endpoint_and_tell_no_url() -> None:
+    """By its place in the configuration, however often it is there; all others are ``none``."""
+    store, wire = WatchedStore(), Wire(answers(200))
+    await store.start(START)
+    await store.add(rows(A, B))
+    endpoints = [Endpoint(A, SECRET), Endpoint(A, SECRET + "YWJj")]
+    courier = Courier(store, endpoints, now=wall, chance=lambda: 0.9, transport=wire.open)
+    assert courier.statistics().held == {"0": 0}
+    courier.start()
+    await wire.tried.wait()
+    await asyncio.sleep(1)
+    statistics = courier.statistics()
+    await courier.stop()
+    assert statistics.tried == {"0": 1, "none": 1}
+    assert statistics.delivered == {"0": 1, "none": 0}
+    assert statistics.failed == {"0": 0, "none": 1}
+    assert "example" not in repr(statistics)
 
 
 @virtual
@@ -386,7 +414,7 @@ async def test_without_endpoints_what_is_left_is_given_up_in_the_end() -> None:
     courier.start()
     await store.empty.wait()
     assert elapsed() == pytest.approx(LIFETIME, rel=0.1)
-    assert courier.statistics().given_up == 1
+    assert totals(courier).given_up == 1
     await courier.stop()
 
 
@@ -429,7 +457,7 @@ async def test_a_defect_of_one_try_is_a_failure_of_that_try(
         await store.add(rows())
         courier.wake()
         await store.empty.wait()
-        assert courier.statistics().failed == 1
+        assert totals(courier).failed == 1
     assert "a defect" in caplog.text
 
 
@@ -510,10 +538,11 @@ async def test_whatever_happens_each_is_tried_when_due_until_it_is_settled(
             store.empty.clear()
             await store.empty.wait()
         await asyncio.sleep(2)
-        statistics = courier.statistics()
+        statistics = totals(courier)
         assert statistics.held == 0
         assert statistics.delivered + statistics.given_up == number
         assert statistics.failed + number == len(wire.tries)
+        assert statistics.tried == len(wire.tries)
     assert wrong == []
     assert sorted(store.forgotten) == sorted(every)
     assert max(wire.most.values()) <= AT_ONCE

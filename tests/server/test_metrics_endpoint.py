@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import AsyncIterator
+from dataclasses import asdict
 from typing import Any
 
 import aiohttp
@@ -14,6 +15,7 @@ from hub.engines.sim_server import create_app
 from hub.engines.upstream import UpstreamEngine
 from hub.ledger import MARKS
 from hub.metrics import FIRST_TOKEN
+from hub.server.courier import Statistics as Webhooks
 from tests.running import Running, Start
 
 FIRST = "gen_ai_server_time_to_first_token_seconds"
@@ -155,6 +157,7 @@ async def test_every_hop_of_a_model_server(
         total = durations(answer.headers["Server-Timing"])["total"]
     told = response["hub"]
     ledger = told.pop("ledger_ms")
+    engine = told.pop("engine_ms")
     assert told == {
         "class": "chat",
         "upstream": f"{model_server}/v1",
@@ -165,10 +168,77 @@ async def test_every_hop_of_a_model_server(
     async with client.get(f"{hub.url}/v1/responses/{response['id']}") as answer:
         kept = (await answer.json())["hub"]["ledger_ms"]
     assert kept == ledger
-    assert tuple(kept) == MARKS
+    # It is an answer in one piece: nothing was written before it had ended.
+    assert set(kept) == {*MARKS} - {"first_written", "written"}
     times = [*kept.values()]
     assert times == sorted(times)
     assert times[-1] == pytest.approx(total, abs=0.002)
+    assert 0 < engine["first_token"] < kept["first_token"] - kept["dispatched"]
+    assert engine["first_token"] < engine["last_token"]
+
+
+@pytest.mark.parametrize("model", ["in hub's process", "behind a socket"])
+async def test_a_stream_tells_when_its_first_text_was_written(
+    start: Start,
+    client: aiohttp.ClientSession,
+    model_server: str,
+    model: str,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Over SSE and on a lane, once there was a first token; the end, which its object cannot know,
+    in the log."""
+    if model == "behind a socket":
+        hub = await start(UpstreamEngine(model_server), hub_options={"default_model": "sim"})
+    else:
+        hub = await start()
+    request = {"input": "Hello", "max_output_tokens": 20}
+    told = []
+    with caplog.at_level("DEBUG", "hub.responses"):
+        async with client.post(
+            f"{hub.url}/v1/responses", json={**request, "stream": True}
+        ) as answer:
+            events = (await answer.text()).split("\n\n")
+        last = next(e for e in events if "response.incomplete" in e)
+        told.append(json.loads(last.split("data: ")[1])["response"])
+        async with client.ws_connect(hub.ws) as ws:
+            await ws.send_json({"type": "response.create", **request})
+            while (event := await ws.receive_json())["type"] != "response.incomplete":
+                pass
+            told.append(event["response"])
+    for response in told:
+        ledger = response["hub"]["ledger_ms"]
+        assert ledger["first_token"] <= ledger["first_written"] <= ledger["ended"]
+        assert "written" not in ledger
+        assert [*ledger.values()] == sorted(ledger.values())
+        [line] = [
+            one.getMessage() for one in caplog.records if f"id={response['id']} first" in one.msg
+        ]
+        figures = dict(one.split("=") for one in line.split())
+        assert float(figures["first_written_ms"]) == ledger["first_written"]
+        assert float(figures["written_ms"]) >= ledger["ended"]
+
+
+async def test_webhooks_are_counted_by_endpoint(
+    start: Start, client: aiohttp.ClientSession
+) -> None:
+    """By the number of an endpoint: its URL may hold a secret."""
+    counts = Webhooks(
+        held={"0": 3, "none": 1},
+        tried={"0": 9, "none": 2},
+        delivered={"0": 4, "none": 0},
+        failed={"0": 5, "none": 2},
+        given_up={"0": 1, "none": 0},
+    )
+    hub = await start(webhooks=lambda: counts)
+    samples = await scrape(client, hub)
+    assert value(samples, "hub_webhooks_due", endpoint="0") == 3
+    assert value(samples, "hub_webhooks_due", endpoint="none") == 1
+    assert value(samples, "hub_webhook_tries_total", endpoint="0") == 9
+    assert value(samples, "hub_webhook_failures_total", endpoint="none") == 2
+    assert value(samples, "hub_webhooks_delivered_total", endpoint="0") == 4
+    assert value(samples, "hub_webhooks_given_up_total", endpoint="0") == 1
+    async with client.get(f"{hub.url}/health") as answer:
+        assert (await answer.json())["webhooks"] == asdict(counts)
 
 
 async def test_background_work_has_a_ledger_of_its_class(

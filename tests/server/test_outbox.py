@@ -47,6 +47,11 @@ class Writer:
     def say(self, text: str, part: int = 0) -> None:
         self._append(Event("delta", part=self.parts[part], delta=text))
 
+    def begin(self) -> None:
+        """An event without text."""
+        fields = orjson.dumps({"part": "begin", "seq": self.log.next, "delta": ""})
+        self._append(Event("begin", {}, wire=fields[:-1]))
+
     def end(self) -> None:
         fields = orjson.dumps({"part": "end", "seq": self.log.next, "delta": ""})
         self._append(Event("end", {}, wire=fields[:-1]), terminal=True)
@@ -402,6 +407,47 @@ async def test_the_end_comes_once_after_the_terminal_event_was_written() -> None
     await turn()
     assert socket.ends == ["lane"]
     assert len(socket.outbox) == 0
+
+
+@virtual
+async def test_who_waits_for_the_first_text_is_told_when_it_was_written() -> None:
+    """Once, after the write that has it; what comes before any text is none."""
+    socket, writer = Socket(), Writer()
+    told: list[int] = []
+    writer.begin()
+    socket.outbox.subscribe(
+        writer.log,
+        lambda event: event.wire + b"}\n",
+        on_end=lambda: None,
+        on_text=lambda: told.append(len(socket.writes)),
+    )
+    await turn()
+    assert (len(socket.writes), told) == (1, [])
+    for text in "ab":
+        writer.say(text)
+        await turn()
+    writer.end()
+    await turn()
+    assert (len(socket.writes), told) == (4, [2])
+
+
+@virtual
+async def test_who_reads_no_text_is_not_told_of_any() -> None:
+    """Neither of a response without text, nor after it has stopped reading."""
+    socket, writer, other = Socket(), Writer(), Writer()
+    told: list[str] = []
+    for one in (writer, other):
+        socket.outbox.subscribe(
+            one.log,
+            lambda event: event.wire + b"}\n",
+            on_end=lambda: None,
+            on_text=lambda: told.append("text"),
+        )
+    other.say("a")
+    writer.end()
+    socket.outbox.close()
+    await turn()
+    assert told == []
 
 
 @pytest.mark.parametrize("beyond", [0, 1000])
