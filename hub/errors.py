@@ -60,6 +60,7 @@ _SERVER = "server_error"
 
 TABLE: dict[str, Row] = {
     # The request cannot be understood.
+    "invalid_http": Row(400, _BAD, Fault.CLIENT),
     "invalid_json": Row(400, _BAD, Fault.CLIENT),
     "invalid_type": Row(400, _BAD, Fault.CLIENT),
     "invalid_value": Row(400, _BAD, Fault.CLIENT),
@@ -79,6 +80,8 @@ TABLE: dict[str, Row] = {
     # The model server refused the request itself.
     "context_length_exceeded": Row(400, _BAD, Fault.CLIENT),
     "upstream_rejected_request": Row(400, _BAD, Fault.CLIENT),
+    # llama.cpp's status and type for a model that cannot fill in the middle.
+    "fim_not_supported": Row(501, "not_supported_error", Fault.CLIENT),
     "origin_not_allowed": Row(403, _BAD, Fault.CLIENT),
     "lab_not_allowed": Row(403, _BAD, Fault.CLIENT),
     # Bounds.

@@ -1,7 +1,9 @@
-"""The small languages inside two settings: an upstream with its particulars, a class's rule. Pure.
+"""The small languages inside some settings: an upstream with its particulars, a class's rule, how
+a model fills in the middle. Pure.
 
 http://gpu1:8000/v1#window=8&tokens=100000&gather=50&arrays&continues
 background.flush_interval=50
+my-finetune-*=qwen-coder
 """
 
 import re
@@ -10,6 +12,7 @@ from math import isfinite
 from typing import Any
 from urllib.parse import urlsplit
 
+from hub.api.fim import Way, parse_way
 from hub.dispatch.terms import Class
 
 
@@ -96,6 +99,15 @@ def parse_rule(text: str) -> tuple[Class, dict[str, Any]]:
     if name == "flush_interval":
         number /= 1000
     return ranks[label], {name: int(number) if whole else number}
+
+
+def parse_fim(text: str) -> tuple[str, Way]:
+    """A model's name, or the beginning of names with ``*`` behind it, and how it fills in the
+    middle. Raises ``ValueError``: what is wrong."""
+    model, _, way = text.partition("=")
+    if not (model and way):
+        raise ValueError(f"'{text}' is not MODEL=FAMILY")
+    return model, parse_way(way)
 
 
 def _number(text: str) -> float | None:

@@ -97,6 +97,7 @@ class Upstreams:
             spec.url,
             api_key=settings.upstream_key,
             models=settings.models,
+            ways=settings.ways,
             idle_timeout=settings.idle_timeout,
             continues=settings.upstream_continues or spec.continues,
             arrays=spec.arrays,

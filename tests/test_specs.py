@@ -1,12 +1,13 @@
-"""The small languages of an upstream and of a rule."""
+"""The small languages of an upstream, of a rule and of how a model fills in the middle."""
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from hub.api.fim import FAMILIES, Family, Other
 from hub.dispatch.terms import Class, Rules
 from hub.engines.upstream import api_url
-from hub.specs import UpstreamSpec, parse_rule, parse_upstream
+from hub.specs import UpstreamSpec, parse_fim, parse_rule, parse_upstream
 
 
 @pytest.mark.parametrize(
@@ -183,3 +184,21 @@ def test_any_text_is_a_rule_or_an_error(text: str) -> None:
         return
     Rules(**change)
     assert all(value >= 0 for value in change.values())
+
+
+def test_a_model_and_its_way() -> None:
+    """The first equals sign ends the model's name; a template may have more of them."""
+    assert parse_fim("my-model:7b=qwen-coder") == ("my-model:7b", FAMILIES["qwen-coder"])
+    assert parse_fim("my-*=native") == ("my-*", Other.NATIVE)
+    model, way = parse_fim("m=<a=1>{prefix}<b>{suffix}")
+    assert isinstance(way, Family)
+    assert (model, way.template) == ("m", "<a=1>{prefix}<b>{suffix}")
+
+
+@pytest.mark.parametrize(
+    "text", ["", "m", "m=", "=qwen-coder", "m=qwen", "m={prefix}", "m=glm:spm"]
+)
+def test_a_way_that_is_wrong_is_named(text: str) -> None:
+    """Before any prompt is made of it."""
+    with pytest.raises(ValueError, match="'"):
+        parse_fim(text)

@@ -9,11 +9,14 @@ from typing import Any
 
 import pytest
 
+from hub.api.requests import Generation
 from hub.config import Settings
 from hub.dispatch.dispatcher import Dispatcher
 from hub.dispatch.terms import Class
 from hub.engines.discover import find_local
+from hub.errors import HubError
 from hub.upstreams import RELOADED, Upstreams, not_reloaded
+from tests.engines.recording import RecordingSink
 from tests.engines.scripted import Peer, answer, serve
 
 NOBODY = "http://127.0.0.1:1"
@@ -86,6 +89,16 @@ async def test_each_upstream_is_opened_once_with_its_particulars() -> None:
         assert sorted(hub.said) == sorted(f"Engine: {one.name}." for one in (first, second))
 
 
+async def test_an_upstream_fills_in_as_the_settings_say() -> None:
+    """By the names that clients use."""
+    async with serve(model_server) as server, running(server.url, fim=("m=none",)) as hub:
+        (upstream,) = hub.dispatcher.upstreams
+        with pytest.raises(HubError, match="the settings say so of 'm'"):
+            await upstream.engine.generate(
+                Generation("m", (), prompt="", suffix=""), RecordingSink()
+            )
+
+
 async def test_a_reload_adds_drains_and_keeps() -> None:
     """New upstreams get requests, those that are gone get none and are closed, and those that are
     named as before are the same ones."""
@@ -139,7 +152,8 @@ async def test_the_rules_are_reloaded() -> None:
     async with running(NOBODY) as hub:
         await hub.reload(NOBODY, queue_size=5, rule=("chat.queue_size=6",))
         queues = hub.dispatcher._queue.classes  # nothing else shows the rules
-        assert [queues[rank].rules.queue_size for rank in Class] == [5, 6, 5]
+        asked = (Class.COMPLETION, Class.CHAT, Class.BACKGROUND)
+        assert [queues[rank].rules.queue_size for rank in asked] == [5, 6, 5]
 
 
 @pytest.mark.parametrize("upstream", [(), (NOBODY,)])

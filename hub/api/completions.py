@@ -2,16 +2,21 @@
 
 One body asks for several completions: ``n`` of every prompt, each with an index of its own. Every
 one of them is a ``Request`` of its own, with its own log, so that it may run, end and fail by
-itself; their logs are rendered as one answer. Sources: OpenAI's Completions reference, and vLLM for
-the order of the indices and for what ``seed`` means where ``n`` is more than one.
+itself; their logs are rendered as one answer. With a ``suffix``, even an empty one, it is what is
+between the prompt and the suffix that is asked for.
+
+Sources: OpenAI's Completions reference, and vLLM for the order of the indices and for what ``seed``
+means where ``n`` is more than one. ``single_line`` is hub's own, and ``n_indent`` and
+``t_max_predict_ms`` are llama.cpp's: see ``early_stop``.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import orjson
 
 from hub.api.chat import failure, parameters, stop_strings, wants_usage
+from hub.api.early_stop import EarlyStop
 from hub.api.recorder import TERMINAL_EVENTS, Recorder
 from hub.api.requests import Fields, Generation, Json, Request, Usage, check_depth, json_type
 from hub.api.sse import DONE
@@ -42,6 +47,9 @@ def parse_completions(body: Any) -> list[Request]:
     fields = Fields(body)
     _refuse_unsupported(fields)
     prompts = _prompts(fields)
+    suffix = fields.text("suffix")
+    if suffix is not None and len(prompts) > 1:
+        raise fields.wrong_value("suffix", f"goes with one prompt, but there are {len(prompts)}")
     n = fields.integer("n", 1, MAX_N) or 1
     if len(prompts) * n > MAX_MEMBERS:
         why = f"asks for {len(prompts) * n} completions; {MAX_MEMBERS} are the most"
@@ -51,6 +59,7 @@ def parse_completions(body: Any) -> list[Request]:
     max_tokens = fields.integer("max_tokens", 0)
     stop, extra = stop_strings(fields), parameters(fields)
     seed = fields.integer("seed", -MAX_SEED - 1, MAX_SEED)
+    rules = early_stop(fields, suffix)
     stream, include_usage = fields.flag("stream", False), wants_usage(fields)
     flex = fields.raw("service_tier") == "flex"
     return [
@@ -60,12 +69,14 @@ def parse_completions(body: Any) -> list[Request]:
                 model=model,
                 messages=(),
                 prompt=prompt,
+                suffix=suffix,
                 max_tokens=max_tokens,
                 stop=stop,
-                extra=extra if seed is None else {**extra, "seed": _seed(seed, k)},
+                extra=extra if seed is None else {**extra, "seed": seed_of(seed, k)},
             ),
             stream=stream,
             store=False,
+            early_stop=rules,
             include_usage=include_usage,
             flex=flex,
         )
@@ -77,9 +88,7 @@ def parse_completions(body: Any) -> list[Request]:
 def _refuse_unsupported(fields: Fields) -> None:
     """Refuse, by name, what would change the answer and is not done."""
     refused: str | None = None
-    if fields.text("suffix"):
-        refused = "suffix"
-    elif fields.flag("echo", False):
+    if fields.flag("echo", False):
         refused = "echo"
     elif fields.integer("logprobs", 0, 5) is not None:
         refused = "logprobs"
@@ -115,7 +124,10 @@ def _prompts(fields: Fields) -> list[str]:
     return prompt
 
 
-def _seed(seed: int, k: int) -> int:
+# What this dialect and the others for raw text have in common.
+
+
+def seed_of(seed: int, k: int) -> int:
     """The seed of the completion number ``k`` of a prompt, so that they are not all the same.
 
     A negative one is a model server's word for "any", and stays.
@@ -123,22 +135,54 @@ def _seed(seed: int, k: int) -> int:
     return seed + k if seed >= 0 else seed
 
 
-def text_completion(recorders: Sequence[Recorder]) -> Json:
+def early_stop(fields: Fields, suffix: str | None) -> EarlyStop | None:
+    """The rules by which hub ends the text; ``None`` for a plain text that has none.
+
+    Zero stands for no rule, as for llama.cpp.
+    """
+    single_line = fields.flag("single_line", False)
+    indent = fields.integer("n_indent", 0) or None
+    # llama.cpp has -1 for none.
+    budget = max(0, fields.integer("t_max_predict_ms", -1) or 0)
+    if suffix is None and not (single_line or indent or budget):
+        return None
+    return EarlyStop(
+        single_line=single_line,
+        indent=indent,
+        budget=budget / 1000 if budget else None,
+        suffix=suffix or "",
+    )
+
+
+def raw_text(recorder: Recorder) -> str:
+    """What an ended response has said, without reasoning."""
+    parts = [
+        part for item in recorder.output if item["type"] == "message" for part in item["content"]
+    ]
+    return "".join(part["text"] for part in parts if part["type"] == "output_text")
+
+
+# The answer.
+
+
+def text_completion(recorders: Sequence[Recorder], *, superseded: bool = False) -> Json:
     """The whole answer of ended responses, in the order of their indices.
 
-    Raises the ``HubError`` of the first that has no whole answer.
+    Raises the ``HubError`` of the first that has no whole answer. Who was ``superseded`` gets
+    empty texts, whatever was said: half a completion for a text that has changed is of no use, and
+    editors show an error at each key.
     """
     for recorder in recorders:
-        if (error := failure(recorder)) is not None:
+        if not superseded and (error := failure(recorder)) is not None:
             raise error
     answer: Json = {
         **_head(recorders[0]),
         "choices": [
             {
                 "index": index,
-                "text": _text(recorder),
+                "text": "" if superseded else raw_text(recorder),
                 "logprobs": None,
-                "finish_reason": _finish_reason(recorder),
+                "finish_reason": "stop" if superseded else _finish_reason(recorder),
             }
             for index, recorder in enumerate(recorders)
         ],
@@ -156,13 +200,6 @@ def _head(first: Recorder) -> Json:
         "created": first.created_at,
         "model": first.model,
     }
-
-
-def _text(recorder: Recorder) -> str:
-    parts = [
-        part for item in recorder.output if item["type"] == "message" for part in item["content"]
-    ]
-    return "".join(part["text"] for part in parts if part["type"] == "output_text")
 
 
 def _finish_reason(recorder: Recorder) -> str:
@@ -189,8 +226,14 @@ class CompletionStream:
     with ``[DONE]``.
     """
 
-    def __init__(self, recorders: Sequence[Recorder]) -> None:
+    def __init__(
+        self, recorders: Sequence[Recorder], superseded: Callable[[], bool] = lambda: False
+    ) -> None:
+        """``superseded`` is asked if a response was cancelled: whether that was because a newer
+        request took its place. It ends without an error then, and what it has said is to be thrown
+        away."""
         self._recorders = recorders
+        self._superseded = superseded
         self._left = len(recorders)
         head = _head(recorders[0])
         self._include_usage = recorders[0].request.include_usage
@@ -202,6 +245,12 @@ class CompletionStream:
             ChoiceStream(self, index, recorder, start + b',"choices":[{"index":%d,"text":' % index)
             for index, recorder in enumerate(recorders)
         ]
+
+    def failure(self, recorder: Recorder) -> HubError | None:
+        """What one of the completions that has ended tells instead of its end."""
+        if recorder.status == "cancelled" and self._superseded():
+            return None
+        return failure(recorder)
 
     def end(self) -> bytes:
         """One of the completions has ended: what follows, which is nothing but for the last."""
@@ -234,7 +283,7 @@ class ChoiceStream:
             return self._start + orjson.dumps(event.delta) + _GOES_ON
         if event.type not in TERMINAL_EVENTS:
             return b""
-        if (error := failure(self._recorder)) is not None:
+        if (error := self._stream.failure(self._recorder)) is not None:
             # The others go on, so the error says whose it is.
             told = {"error": error.body(), "index": self._index}
             return b"data: " + orjson.dumps(told) + b"\n\n" + self._stream.end()

@@ -28,6 +28,7 @@ from hub.errors import HubError
 
 def array_body(members: Sequence[Member], model: str) -> Json:
     """The body of ``POST /v1/completions`` for generations that differ in their prompt only."""
+    assert members[0].generation.suffix is None, "gaps are filled in one by one"
     body = text_body(members[0].generation, model)
     body["prompt"] = [member.generation.prompt for member in members]
     return body

@@ -7,12 +7,14 @@ no task, no queue and no await.
 """
 
 import asyncio
+import time
 from collections import abc
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from hub.api.requests import Generation, Usage
 from hub.engines import sim_faults, sim_text
-from hub.engines.base import Load, Member, Sink, marker
+from hub.engines.base import PAUSE, Load, Member, Sink, notes_of
 from hub.engines.sim_faults import Fault
 from hub.engines.sim_model import DEFAULT_PROFILE, Profile, Scheduler, Sequence
 from hub.errors import HubError
@@ -52,7 +54,10 @@ class SimStatistics:
 class Run(Sequence):
     """One generation on its way. ``done`` resolves when it is over: to its failure, or to None."""
 
-    __slots__ = ("breaks_after", "broken", "done", "over", "script", "sink", "timer")
+    __slots__ = (
+        "breaks_after", "broken", "came", "done", "first", "notes", "over", "said", "script",
+        "sink", "timer",
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -61,12 +66,16 @@ class Run(Sequence):
         sink: Sink,
         fault: Fault | None,
         done: asyncio.Future[Exception | None],
+        now: float,
     ) -> None:
+        """It comes ``now``, by the engine's own clock."""
         breaks = fault is not None and fault.kind in _BREAKS
         # The end of an empty answer takes a token to decode, too, and so does what breaks one.
         super().__init__(prompt_tokens, max(1, len(script) + breaks))
         self.script = script
         self.sink = sink
+        self.notes = notes_of(sink)
+        self.came = self.first = self.said = now
         self.broken: HubError | None = None
         self.breaks_after = 0
         if fault is not None and breaks:
@@ -76,8 +85,13 @@ class Run(Sequence):
         self.over = False
         self.timer: asyncio.TimerHandle | None = None
 
-    def say(self) -> bool:
+    def say(self, now: float) -> bool:
         """Tell the sink the token just decoded; true if it was the last."""
+        if self.decoded == 1:
+            self.first = now
+        elif now - self.said >= PAUSE:
+            self.notes.pause(now - self.said)
+        self.said = now
         if self.broken is not None and self.decoded > self.breaks_after:
             raise self.broken
         if self.decoded <= len(self.script):
@@ -86,6 +100,7 @@ class Run(Sequence):
 
     def finish(self) -> None:
         """Tell the sink that this was all."""
+        self.notes.timings((self.first - self.came) * 1000, (self.said - self.first) * 1000)
         self.sink.finish(self.script.finish)
         self.sink.usage(
             Usage(
@@ -100,7 +115,8 @@ class SimEngine:
     """An ``Engine`` (see ``base``) that simulates a server.
 
     ``speed`` is how many simulated seconds pass in one of the event loop's; ``seed`` makes both
-    timing and texts reproducible. ``faults`` allows what ``sim_faults`` lists.
+    timing and texts reproducible. ``faults`` allows what ``sim_faults`` lists. ``clock`` (s) is
+    what its ``timings`` are told by: not the loop's, whose grain is a millisecond with uvloop.
     """
 
     name = MODEL
@@ -114,6 +130,7 @@ class SimEngine:
         speed: float = 1.0,
         seed: int = 0,
         faults: bool = False,
+        clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         if speed <= 0:
             raise ValueError(f"speed must be positive, but it is {speed}")
@@ -122,6 +139,7 @@ class SimEngine:
         self._speed = speed
         self._seed = seed
         self._faults = faults
+        self._clock = clock
         self._scheduler: Scheduler[Run] = Scheduler(profile, seed)
         self._members: dict[Run, Member] = {}
         """The runs that belong to arrays and are not over."""
@@ -206,6 +224,7 @@ class SimEngine:
         The sink's calls come from the event loop's timers. Wait for ``run.done``, and call ``stop``
         whatever came of it.
         """
+        came = self._clock()
         if not self.serves(generation.model):
             raise HubError(
                 "model_not_found",
@@ -220,6 +239,7 @@ class SimEngine:
             sink,
             fault,
             loop.create_future(),
+            came,
         )
         if run.kv_tokens > self.profile.kv_tokens or (fault is not None and fault.kind == "400"):
             raise HubError(
@@ -228,7 +248,7 @@ class SimEngine:
                 f"the context holds {self.profile.kv_tokens}.",
                 param="messages" if generation.prompt is None else "prompt",
             )
-        marker(sink)("connected")
+        run.notes.mark("connected")
         match fault:
             case Fault("429" | "503", seconds):
                 raise HubError(
@@ -283,6 +303,7 @@ class SimEngine:
 
     def _finish(self, emitted: list[Run]) -> None:
         """Tell the sinks what an iteration brought, and go on if there is more to do."""
+        now = self._clock()
         for run in [run for run in self._members if self._left(run)]:
             self.stop(run)
         for run in emitted:
@@ -293,7 +314,7 @@ class SimEngine:
                 self._scheduler.remove(run)
                 continue
             try:
-                last = run.say()
+                last = run.say(now)
                 if self._left(run):
                     self.stop(run)
                 elif last and not run.over:

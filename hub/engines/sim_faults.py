@@ -23,6 +23,8 @@ AMOUNTS: dict[str, int] = {
     "garbage": 4,
     "cut": 600,
     "html": 0,
+    "noinfill": 0,
+    "deaf": 0,
 }
 """Every fault, with the number that it has if none is given.
 
@@ -31,7 +33,9 @@ AMOUNTS: dict[str, int] = {
 counts as too long. ``429``, ``503``: refused, try again after that many seconds. ``null``: the
 stream opens with that many ``data: null``. ``comment``: that many comments before every event.
 ``garbage``: the event of that number, from 0, is no JSON. ``cut``: the connection breaks after that
-many bytes of the body. ``html``: a proxy's error page.
+many bytes of the body. ``html``: a proxy's error page. ``noinfill``: no markers for ``/infill``, as
+llama.cpp with most models. ``deaf``: what is not streamed goes on when its client has gone, as with
+llama.cpp.
 """
 
 

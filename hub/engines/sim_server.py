@@ -1,9 +1,10 @@
 """The simulated engine as an OpenAI-compatible model server over HTTP, faults included.
 
-It behaves like the servers that hub is made for, so that hub's client can be run against it in
-another process: the headers of a stream are held back until its first token, and an error after
-that is an event. When the client goes away its sequence is removed at once: the handler is
-cancelled (``create_runner`` asks aiohttp for that; without it the next write fails instead).
+It behaves like the servers that hub is made for, llama.cpp's ``/infill`` included, so that hub's
+client can be run against it in another process: the headers of a stream are held back until its
+first token, and an error after that is an event. When the client goes away its sequence is removed
+at once: the handler is cancelled (``create_runner`` asks aiohttp for that; without it the next
+write fails instead).
 """
 
 import asyncio
@@ -18,7 +19,7 @@ import orjson
 from aiohttp import web
 
 from hub.api.requests import Generation, Json, check_depth
-from hub.engines import sim_text, sim_wire
+from hub.engines import sim_infill, sim_text, sim_wire
 from hub.engines.base import Sink
 from hub.engines.sim import MODEL, Run, SimEngine
 from hub.engines.sim_faults import Fault
@@ -40,6 +41,7 @@ def create_app(engine: SimEngine) -> web.Application:
         [
             web.post("/v1/chat/completions", server.chat),
             web.post("/v1/completions", server.completion),
+            web.post("/infill", server.infill),
             web.get("/v1/models", server.models),
             web.get("/health", server.health),
             web.get("/props", server.props),
@@ -47,6 +49,7 @@ def create_app(engine: SimEngine) -> web.Application:
             web.get("/metrics", server.metrics),
         ]
     )
+    app.on_cleanup.append(server.close)
     return app
 
 
@@ -60,6 +63,13 @@ class _Server:
         self._engine = engine
         self._slots = engine.profile.slots
         self._context = engine.profile.kv_tokens
+        self._unheard: dict[asyncio.Future[Exception | None], Run] = {}
+        """What goes on although its client has gone (``deaf``)."""
+
+    async def close(self, app: web.Application) -> None:
+        """Stop what nobody waits for."""
+        for run in [*self._unheard.values()]:
+            self._engine.stop(run)
 
     async def chat(self, request: web.Request) -> web.StreamResponse:
         return await self._answer(request, chat=True)
@@ -122,7 +132,7 @@ class _Server:
         except HubError as failure:
             return _json(sim_wire.error_body(failure, failure.status), failure.status)
         if fault is not None and fault.kind == "html":
-            return web.Response(status=502, text=_HTML, content_type="text/html")
+            return _page()
         head: Json = {
             "id": f"{'chatcmpl' if chat else 'cmpl'}-{uuid.uuid4().hex}",
             "created": int(time.time()),
@@ -140,22 +150,69 @@ class _Server:
                     else sim_wire.text_streams(head, usage, outlet, size)
                 )
                 with self._running(generations, sinks) as runs:
-                    return await self._stream(request, runs, outlet, news, fault)
+                    return await self._stream(request, runs, outlet, news, fault, sim_wire.DONE)
             folds = [sim_wire.ChatSink() if chat else sim_wire.TextSink() for _ in generations]
-            with self._running(generations, folds) as runs:
-                for run in runs:
-                    if (broken := await run.done) is not None:
-                        raise broken
+            await self._whole(generations, folds, fault)
             return _json(sim_wire.whole(head, folds))
         except HubError as refusal:
             return self._refusal(refusal, generations, fault)
+
+    async def infill(self, request: web.Request) -> web.StreamResponse:
+        try:
+            body = await _body(request)
+            generations = sim_infill.parse_infill(body)
+            fields = sim_infill.wanted(body)
+            fault = self._engine.fault(generations[0].model)
+        except HubError as failure:
+            return _json(sim_wire.error_body(failure, failure.status), failure.status)
+        if fault is not None and fault.kind == "html":
+            return _page()
+        if fault is not None and fault.kind == "noinfill":
+            return _json(sim_infill.NO_MARKERS, 501)
+        try:
+            if body.get("stream") is True:
+                news = asyncio.Event()
+                outlet = sim_wire.Outlet(fault, news.set)
+                streams = [
+                    sim_infill.InfillStream(index, generation, fields, outlet)
+                    for index, generation in enumerate(generations)
+                ]
+                with self._running(generations, streams) as runs:
+                    return await self._stream(request, runs, outlet, news, fault, b"")
+            folds = [
+                sim_infill.InfillSink(index, generation, fields)
+                for index, generation in enumerate(generations)
+            ]
+            await self._whole(generations, folds, fault)
+            answers = [fold.answer() for fold in folds]
+            return _json(answers if len(answers) > 1 else answers[0])
+        except HubError as refusal:
+            return self._refusal(refusal, generations, fault)
+
+    async def _whole(
+        self, generations: Sequence[Generation], sinks: Sequence[Sink], fault: Fault | None
+    ) -> None:
+        """Run what is not streamed to its end. Raises what breaks it."""
+        with self._running(generations, sinks) as runs:
+            try:
+                for run in runs:
+                    # Whoever waits may be cancelled, with what it waits for; a deaf run is not.
+                    if (broken := await asyncio.shield(run.done)) is not None:
+                        raise broken
+            except asyncio.CancelledError:
+                if fault is not None and fault.kind == "deaf":
+                    for run in runs:
+                        self._unheard[run.done] = run
+                        run.done.add_done_callback(self._unheard.pop)
+                    runs.clear()
+                raise
 
     @contextmanager
     def _running(
         self, generations: Sequence[Generation], sinks: Sequence[Sink]
     ) -> Iterator[list[Run]]:
         """Run the generations side by side, until they are over or the block is left: then all
-        of them stop. Those of an array share one fate."""
+        of them stop that are still in the list. Those of an array share one fate."""
         runs: list[Run] = []
         try:
             for generation, sink in zip(generations, sinks, strict=True):
@@ -172,8 +229,10 @@ class _Server:
         outlet: sim_wire.Outlet,
         news: asyncio.Event,
         fault: Fault | None,
+        end: bytes,
     ) -> web.StreamResponse:
-        """Write what is rendered; whatever came since the last write goes out as one."""
+        """Write what is rendered; whatever came since the last write goes out as one. ``end`` is
+        what a stream ends with."""
         response = web.StreamResponse(
             headers={"Content-Type": "text/event-stream", "Cache-Control": "no-cache"}
         )
@@ -191,7 +250,7 @@ class _Server:
                 # Nothing has been promised yet: the client gets a real status.
                 if failure is not None and not (data or response.prepared):
                     raise failure
-                data += _last_words(failure)
+                data += end if failure is None else _last_words(failure)
                 if failure is not None:
                     response.force_close()
             if not response.prepared:
@@ -218,17 +277,20 @@ class _Server:
         return response
 
 
-def _last_words(failure: Exception | None) -> bytes:
-    """What a stream ends with."""
+def _last_words(failure: Exception) -> bytes:
+    """What a stream that fails ends with."""
     match failure:
-        case None:
-            return sim_wire.DONE
         case HubError(code="upstream_incomplete_stream"):
             return b""
         case HubError():
             return sim_wire.event(orjson.dumps(sim_wire.error_body(failure, 500)))
         case _:
             raise failure
+
+
+def _page() -> web.Response:
+    """A proxy's."""
+    return web.Response(status=502, text=_HTML, content_type="text/html")
 
 
 async def _body(request: web.Request) -> Json:

@@ -17,7 +17,7 @@ from typing import Any
 import orjson
 
 from hub.api.requests import Generation, Json, estimate_tokens
-from hub.engines import sim_prose, sim_schema
+from hub.engines import sim_code, sim_prose, sim_schema
 from hub.engines.base import Sink
 
 IMAGE_TOKENS = 256
@@ -54,7 +54,8 @@ def count_tokens(messages: Sequence[Json], tools: Sequence[Json] = ()) -> int:
 def prompt_tokens(generation: Generation) -> int:
     """The tokens of what an engine is asked; a text to go on with has those that made it."""
     if generation.prompt is not None:
-        return max(1, len(generation.prompt) // 4)
+        around = [generation.suffix or "", *(one.text for one in generation.files)]
+        return max(1, sum(map(len, [generation.prompt, *around])) // 4)
     unfinished = _unfinished(generation)
     if unfinished is None:
         return count_tokens(generation.messages, generation.tools)
@@ -167,8 +168,20 @@ def _sequel(generation: Generation, said: str, seed: int) -> Script:
     return Script(text=tuple(tokenize(space + more)))
 
 
+def _filling(generation: Generation, seed: int) -> Script:
+    """What may be between two pieces of code."""
+    prefix, suffix = generation.prompt or "", generation.suffix or ""
+    rng = _random(generation, seed, "filling")
+    about = sim_code.names(suffix[:2000] + "\n" + prefix)
+    # Mostly a line or a few, sometimes a long piece.
+    lines = int(rng.triangular(0, 12, 2))
+    return Script(text=tuple(tokenize(sim_code.filling(rng, prefix, about, lines))))
+
+
 def _whole(generation: Generation, seed: int) -> Script:
     """The answer without limits."""
+    if generation.suffix is not None:
+        return _filling(generation, seed)
     if generation.prompt is not None:
         # No template: nobody asks, so nothing is thought about and no tool is called.
         return _sequel(generation, generation.prompt, seed)
@@ -296,6 +309,8 @@ def _random(generation: Generation, seed: int, part: str) -> random.Random:
     ]
     if generation.prompt is not None:
         asked.append(generation.prompt)
+    if generation.suffix is not None:
+        asked.append(generation.suffix)
     digest = hashlib.blake2b(orjson.dumps(asked, option=orjson.OPT_SORT_KEYS)).hexdigest()
     return random.Random(f"{part} {digest}")
 

@@ -3,7 +3,9 @@
 Pure. The shapes are llama-server's where servers differ: errors with a numeric ``code``, a role
 chunk with ``content: null`` first, ``choices: []`` in the chunk that has the usage, reasoning as
 ``reasoning_content``; for an array of prompts, a ``null`` event less than there are prompts, and
-each one's usage in its last chunk. The sum of those in a chunk of its own is vLLM's.
+each one's usage in its last chunk. The sum of those in a chunk of its own is vLLM's. Beside the
+usage stand llama-server's ``timings``; here ``prompt_ms`` begins when the request came, not when it
+got its slot.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -12,6 +14,7 @@ from typing import Any
 import orjson
 
 from hub.api.requests import Fields, Generation, Json, Usage
+from hub.engines.base import Unnoted
 from hub.engines.sim_faults import Fault
 from hub.errors import HubError
 
@@ -36,15 +39,15 @@ _KNOWN = (
 def parse_chat(body: Json) -> Generation:
     """The request of ``POST /v1/chat/completions``."""
     fields = Fields(body)
-    messages = _objects(fields, "messages")
+    messages = objects(fields, "messages")
     if not messages:
         raise fields.missing("messages")
     # An unfinished assistant message at the end is gone on with, unless the client says otherwise.
     unfinished = messages[-1].get("role") == "assistant"
-    return _generation(
+    return generation_of(
         fields,
         messages,
-        tools=_objects(fields, "tools"),
+        tools=objects(fields, "tools"),
         tool_choice=fields.raw("tool_choice"),
         response_format=fields.object("response_format"),
         top_logprobs=(fields.integer("top_logprobs", 0, 20) or 0)
@@ -66,7 +69,7 @@ def parse_completion(body: Json) -> list[Generation]:
     if not (isinstance(prompts, list) and all(isinstance(prompt, str) for prompt in prompts)):
         raise fields.wrong_type("prompt", "a string or an array of strings")
     extra = {key: value for key, value in body.items() if key == "seed"}
-    return [_generation(fields, [], prompt=prompt, extra=extra) for prompt in prompts]
+    return [generation_of(fields, [], prompt=prompt, extra=extra) for prompt in prompts]
 
 
 def wants_usage(body: Json) -> bool:
@@ -74,24 +77,29 @@ def wants_usage(body: Json) -> bool:
     return (Fields(body).object("stream_options") or {}).get("include_usage") is True
 
 
-def _generation(fields: Fields, messages: list[Json], **more: Any) -> Generation:
+def generation_of(
+    fields: Fields, messages: list[Json], *, limit: str = "max_tokens", **more: Any
+) -> Generation:
+    """The generation that a body asks for, as far as all bodies are alike. ``limit`` is what the
+    most tokens are called."""
     stop = fields.raw("stop")
     stop = [stop] if isinstance(stop, str) else stop or []
     if not (isinstance(stop, list) and all(isinstance(one, str) for one in stop)):
         raise fields.wrong_type("stop", "a string or an array of strings")
-    limit = fields.integer("max_completion_tokens", 0)
-    limit = fields.integer("max_tokens", -1) if limit is None else limit
+    most = fields.integer("max_completion_tokens", 0)
+    most = fields.integer(limit, -1) if most is None else most
     return Generation(
         model=fields.text("model") or "",
         messages=messages,
         # -1 is llama.cpp's word for no limit.
-        max_tokens=None if limit == -1 else limit,
+        max_tokens=None if most == -1 else most,
         stop=stop,
         **more,
     )
 
 
-def _objects(fields: Fields, name: str) -> list[Json]:
+def objects(fields: Fields, name: str) -> list[Json]:
+    """An array of objects; empty if it is absent."""
     items = fields.array(name) or []
     if not all(isinstance(item, dict) for item in items):
         raise fields.wrong_type(name, "an array of objects")
@@ -231,6 +239,16 @@ class Outlet:
         return taken
 
 
+class Timings(Unnoted):
+    """What the engine says of its own time, in llama-server's words."""
+
+    def __init__(self) -> None:
+        self.said: Json = {}
+
+    def timings(self, prompt: float, predicted: float) -> None:
+        self.said = {"prompt_ms": round(prompt, 3), "predicted_ms": round(predicted, 3)}
+
+
 class ChatStream:
     """A ``Sink`` that renders the events of a streamed chat completion."""
 
@@ -241,6 +259,7 @@ class ChatStream:
         self._head = {**head, "object": self.object}
         self._include_usage = include_usage
         self._outlet = outlet
+        self.notes = Timings()
 
     def text(self, delta: str, logprobs: list[Json] | None = None) -> None:
         self._delta({"content": delta}, logprobs)
@@ -264,7 +283,13 @@ class ChatStream:
 
     def usage(self, usage: Usage) -> None:
         if self._include_usage:
-            self._outlet.emit({**self._head, "choices": [], "usage": usage.chat()})
+            timings = {
+                "prompt_n": usage.input_tokens,
+                "predicted_n": usage.output_tokens,
+                **self.notes.said,
+            }
+            chunk = {**self._head, "choices": [], "usage": usage.chat(), "timings": timings}
+            self._outlet.emit(chunk)
 
     def _open(self) -> None:
         """The role comes with the first token and not before it."""

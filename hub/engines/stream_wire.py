@@ -5,7 +5,8 @@ Ollama, TGI and the proxies in front of them), and this becomes of them:
 
 - ``null`` events (llama.cpp, for prompt arrays) and empty ones: skipped.
 - ``usage`` in a chunk of its own after ``finish_reason``, in the same chunk, or in every chunk
-  (cumulative): the last one counts. llama.cpp says in ``timings`` beside it what was cached.
+  (cumulative): the last one counts. llama.cpp says in ``timings`` beside it what was cached, and
+  how long it took.
 - an error as an event, although the status was 200: the ``HubError`` that it means.
 - anything else (not JSON, wrong types): ``upstream_protocol_error``.
 
@@ -17,7 +18,7 @@ from typing import Any
 import orjson
 
 from hub.api.requests import Generation, Json, Usage, json_type
-from hub.engines.base import Sink
+from hub.engines.base import Sink, notes_of
 from hub.engines.chat_errors import error_from_event
 from hub.engines.template import Template
 from hub.errors import HubError
@@ -189,6 +190,8 @@ class StreamReader:
             reason = self._unsaid_reason()
         if self._counts is not None:
             self._sink.usage(_usage(self._counts))
+            if (timings := _timings(self._counts)) is not None:
+                notes_of(self._sink).timings(*timings)
         self._sink.finish(reason)
 
     def _unsaid_reason(self) -> str:
@@ -223,6 +226,17 @@ def _usage(chunk: Json) -> Usage:
         cached_tokens=cached,
         reasoning_tokens=_count(completion, "reasoning_tokens"),
     )
+
+
+def _timings(chunk: Json) -> tuple[float, float] | None:
+    """How long the prompt and the rest took by the server's own clock (ms), if it has told."""
+    timings = chunk.get("timings")
+    if not isinstance(timings, dict):
+        return None
+    prompt, predicted = timings.get("prompt_ms"), timings.get("predicted_ms")
+    if not (isinstance(prompt, int | float) and isinstance(predicted, int | float)):
+        return None
+    return float(prompt), float(predicted)
 
 
 def _count(holder: Json, name: str) -> int:

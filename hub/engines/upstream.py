@@ -2,7 +2,8 @@
 
 One generation is one streamed ``POST`` on a connection of its own (see ``exchange.py``): to
 ``/v1/chat/completions``, or to ``/v1/completions`` if it goes on from a raw prompt. Several of the
-latter can be one such request (``arrays.py``). Two rules of its time:
+latter can be one such request (``arrays.py``). A gap is filled in by llama.cpp's ``/infill``, or by
+the markers of the model's family (``infill_wire.py``). Two rules of its time:
 
 - **No deadline for the first byte.** A queued request gets neither headers nor pings until its
   first token. Only silence counts: ``idle_timeout`` seconds without a byte.
@@ -15,24 +16,31 @@ the dispatcher's decision.
 
 import asyncio
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
-from typing import NamedTuple
 from urllib.parse import urlsplit
 
 import orjson
-from aiohttp import ClientResponse, ClientSession
+from aiohttp import ClientSession
 
+from hub.api import fim
 from hub.api.requests import Generation, Json
 from hub.engines.arrays import ArrayReader, array_body
-from hub.engines.base import Load, Member, Sink, marker
-from hub.engines.chat_errors import error_from_response
+from hub.engines.base import Load, Member, Sink, notes_of
 from hub.engines.chat_wire import ChunkReader, model_names, request_body
 from hub.engines.exchange import Exchange, Target
-from hub.engines.http_client import FAILURES, failure, open_session, read_body, unreachable
+from hub.engines.http_client import open_session, unreachable
+from hub.engines.infill_wire import (
+    FilledReader,
+    InfillReader,
+    infill_body,
+    native_body,
+    rendered_body,
+)
 from hub.engines.load import parse_metrics, parse_props
-from hub.engines.relay import ERROR_BODY_TIMEOUT, MAX_BODY, MAX_ERROR_BODY, Relay
+from hub.engines.questions import Answer, ask
+from hub.engines.relay import Relay
 from hub.engines.stream_wire import StreamReader
 from hub.engines.text_wire import TextReader, text_body
 from hub.errors import HubError
@@ -40,11 +48,14 @@ from hub.errors import HubError
 LOST = frozenset({"upstream_incomplete_stream", "upstream_timeout", "upstream_unavailable"})
 """What a connection that breaks off fails with."""
 
-QUESTION_TIMEOUT = 10.0
-"""Seconds for an answer that takes no inference (``/v1/models``, ``/props``)."""
-
 ASK_AGAIN = 60.0
-"""Seconds after which a server is asked again what it has refused to say."""
+"""Seconds after which a server is asked again what it has refused to say, or to do."""
+
+NO_INFILL = frozenset({404, 405, 501})
+"""Statuses by which llama.cpp, and what may stand in front of it, refuse ``/infill``."""
+
+MAX_REFUSED = 64
+"""Models of one server that are remembered to have no ``/infill``: any client can name more."""
 
 
 class UpstreamEngine:
@@ -52,9 +63,10 @@ class UpstreamEngine:
 
     ``base_url`` is the server's address, with or without ``/v1``. ``models`` maps the names that
     clients use to the server's own; "" is the name of a request that names none, and any other
-    name goes through as it is. ``slots`` is how many requests the server runs at once, if the
-    configuration knows; else ``probe`` asks. ``arrays``: the server takes several prompts in one
-    completion. Timeouts are in seconds.
+    name goes through as it is. ``ways``: how models fill in the middle, by their name here or there
+    (see ``fim.way_of``); of all others the server and their families tell. ``slots`` is how many
+    requests the server runs at once, if the configuration knows; else ``probe`` asks. ``arrays``:
+    the server takes several prompts in one completion. Timeouts are in seconds.
     """
 
     def __init__(
@@ -63,6 +75,7 @@ class UpstreamEngine:
         *,
         api_key: str | None = None,
         models: Mapping[str, str] | None = None,
+        ways: Mapping[str, fim.Way] | None = None,
         connect_timeout: float = 5.0,
         idle_timeout: float = 300.0,
         slots: int | None = None,
@@ -75,6 +88,7 @@ class UpstreamEngine:
         self.continues = continues
         self.arrays = arrays
         self._names = dict(models or {})
+        self._ways = dict(ways or {})
         self._connect_timeout = connect_timeout
         self._idle_timeout = idle_timeout
         self._headers: dict[str, str] = {}
@@ -84,6 +98,8 @@ class UpstreamEngine:
                 raise ValueError("an API key has printable ASCII characters only")
             self._headers["Authorization"] = f"Bearer {api_key}"
         self._target = Target(self._api, self._headers)
+        self._root = Target(_root(self._api), self._headers)
+        """Where llama.cpp has what no other server has."""
         self._session: ClientSession | None = None
         self._default: str | None = None
         """The server's first model, once it was asked."""
@@ -94,6 +110,8 @@ class UpstreamEngine:
         """What ``/props`` said, once it did."""
         self._ask_at: dict[str, float] = {}
         """When to ask again for what was refused."""
+        self._infill_at: dict[str, float] = {}
+        """The same for models that have no ``/infill``."""
 
     def serves(self, model: str) -> bool | None:
         # Never False: llama.cpp takes any name, and others load models that they do not list.
@@ -110,12 +128,49 @@ class UpstreamEngine:
             if generation.prompt is None:
                 body = request_body(generation, model)
                 await self._stream("chat/completions", body, ChunkReader(sink), [sink])
+            elif generation.suffix is not None:
+                await self._fill(generation, model, sink)
             else:
                 body = text_body(generation, model)
                 await self._stream("completions", body, TextReader(sink), [sink])
         except HubError as error:
             self._look_again(error)
             raise
+
+    async def _fill(self, generation: Generation, model: str, sink: Sink) -> None:
+        """Fill in the middle. What the settings say of the model comes first."""
+        way = fim.way_of(self._ways, generation.model, model)
+        if way is None:
+            if await self._infill(generation, model, sink):
+                return
+            way = fim.family_of(model)
+        if isinstance(way, fim.Family):
+            body, reader = rendered_body(generation, model, way), FilledReader(sink, way)
+            await self._stream("completions", body, reader, [sink])
+        elif way is fim.Other.NATIVE:
+            body = native_body(generation, model)
+            await self._stream("completions", body, TextReader(sink), [sink])
+        elif way is None and not generation.suffix:
+            # Some clients always send one; where nothing is behind the gap, there is none.
+            await self._stream(
+                "completions", text_body(generation, model), TextReader(sink), [sink]
+            )
+        else:
+            raise fim.unsupported(generation.model or model, way)
+
+    async def _infill(self, generation: Generation, model: str, sink: Sink) -> bool:
+        """Let llama.cpp fill in the middle; false if it is none, or its model has no markers."""
+        now = asyncio.get_running_loop().time()
+        if not (self._props and self._props.slots) or now < self._infill_at.get(model, now):
+            return False
+        body, reader = infill_body(generation, model), InfillReader(sink)
+        done = await self._stream("infill", body, reader, [sink], self._root, refused=NO_INFILL)
+        self._infill_at.pop(model, None)
+        if not done:
+            if len(self._infill_at) >= MAX_REFUSED:
+                del self._infill_at[next(iter(self._infill_at))]
+            self._infill_at[model] = now + ASK_AGAIN
+        return done
 
     async def generate_array(self, members: Sequence[Member]) -> None:
         reader = ArrayReader(members)
@@ -145,6 +200,7 @@ class UpstreamEngine:
             # Whoever answers next may be another server.
             self._props = None
             self._ask_at.clear()
+            self._infill_at.clear()
             raise
         props = self._props or Load()
         return replace(
@@ -207,19 +263,21 @@ class UpstreamEngine:
         body: Json,
         reader: StreamReader | ArrayReader,
         sinks: Sequence[Sink],
-    ) -> None:
-        """Send a request and relay its answer to the reader, whose sinks these are, to the end."""
+        target: Target | None = None,
+        *,
+        refused: Container[int] = (),
+    ) -> bool:
+        """Send a request and relay its answer to the reader, whose sinks these are, to the end.
+
+        False if the answer is one of these statuses, which say nothing to the reader.
+        """
+        target = target or self._target
         relay = Relay(reader)
-        request = self._target.request(path, orjson.dumps(body))
-        marks = [marker(sink) for sink in sinks]
-
-        def mark(name: str) -> None:
-            for one in marks:
-                one(name)
-
-        exchange = Exchange(request, relay, idle_timeout=self._idle_timeout, mark=mark)
+        request = target.request(path, orjson.dumps(body))
+        notes = notes_of(*sinks)
+        exchange = Exchange(request, relay, idle_timeout=self._idle_timeout, notes=notes)
         try:
-            await self._connect(exchange)
+            await self._connect(exchange, target)
             await exchange.done
         except HubError as error:
             # What breaks after the finish reason can only cost the usage: no reason to fail.
@@ -227,13 +285,16 @@ class UpstreamEngine:
                 raise
         finally:
             exchange.close()
+        if relay.status in refused:
+            return False
         relay.end()
         reader.end()
+        return True
 
-    async def _connect(self, exchange: Exchange) -> None:
+    async def _connect(self, exchange: Exchange, target: Target) -> None:
         try:
             async with asyncio.timeout(self._connect_timeout):
-                await self._target.connect(exchange)
+                await target.connect(exchange)
         except OSError as error:
             raise unreachable() from error
 
@@ -252,12 +313,12 @@ class UpstreamEngine:
             for answer in answers:
                 if answer.refusal and answer.status == 503:
                     raise answer.refusal  # llama.cpp loads its model, but lists it already
-            models = await self._ask(f"{self._api}/models")
+            models = await ask(self._http(), f"{self._api}/models")
             if models.refusal and not models.alive:
                 raise models.refusal
         return parse_metrics(metrics.body) if metrics is not None else Load()
 
-    async def _ask_own(self, path: str) -> "_Answer | None":
+    async def _ask_own(self, path: str) -> Answer | None:
         """Ask a question that not every server knows; ``None`` if it does not, or did not lately.
 
         Raises ``HubError`` if nobody is there to be asked.
@@ -266,7 +327,7 @@ class UpstreamEngine:
         if now < self._ask_at.get(path, now):
             return None
         try:
-            answer = await self._ask(_root(self._api) + path)
+            answer = await ask(self._http(), _root(self._api) + path)
         except HubError as error:
             if error.code in ("upstream_unavailable", "upstream_timeout"):
                 raise
@@ -277,56 +338,10 @@ class UpstreamEngine:
 
     async def _get(self, url: str) -> bytes:
         """The body of a small answer."""
-        answer = await self._ask(url)
+        answer = await ask(self._http(), url)
         if answer.refusal is not None:
             raise answer.refusal
         return answer.body
-
-    async def _ask(self, url: str) -> "_Answer":
-        """A small answer, whatever its status. Raises ``HubError`` if none comes."""
-        try:
-            async with asyncio.timeout(QUESTION_TIMEOUT):
-                response = await self._http().get(url, allow_redirects=False)
-                try:
-                    if response.status != 200:
-                        return _Answer(response.status, refusal=await _refusal(response))
-                    return _Answer(response.status, await _whole(response))
-                finally:
-                    response.close()
-        except FAILURES as error:
-            raise failure(error) from error
-
-
-class _Answer(NamedTuple):
-    """What a server says to a question that takes no inference."""
-
-    status: int
-    body: bytes = b""
-    refusal: HubError | None = None
-    """What a status other than 200 means."""
-
-    @property
-    def alive(self) -> bool:
-        """Whether a server that answers this may answer prompts: it does not know the question."""
-        return 400 <= self.status < 500 and self.status not in (401, 403)
-
-
-async def _refusal(response: ClientResponse) -> HubError:
-    """The error that an answer other than 200 means."""
-    body = b""
-    with suppress(*FAILURES):
-        async with asyncio.timeout(ERROR_BODY_TIMEOUT):
-            body = await read_body(response, MAX_ERROR_BODY)
-    return error_from_response(response.status, body, response.headers.get("Retry-After"))
-
-
-async def _whole(response: ClientResponse) -> bytes:
-    body = await read_body(response, MAX_BODY)
-    if len(body) > MAX_BODY:
-        raise HubError(
-            "upstream_protocol_error", f"The model server answered more than {MAX_BODY} bytes."
-        )
-    return body
 
 
 def api_url(base_url: str) -> str:

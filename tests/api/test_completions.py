@@ -18,6 +18,7 @@ from hub.api.completions import (
     parse_completions,
     text_completion,
 )
+from hub.api.early_stop import EarlyStop
 from hub.api.recorder import Recorder
 from hub.api.requests import Generation, Json, Request, Usage
 from hub.api.sse import SseParser
@@ -28,7 +29,10 @@ from tests.api.speech import REASONS, Call, ends, no_deadline, play, speeches
 FULL: Json = {
     "model": "m",
     "prompt": ["Once", "Twice"],
-    "suffix": "",
+    "suffix": None,
+    "single_line": True,
+    "n_indent": 4,
+    "t_max_predict_ms": 250,
     "echo": False,
     "best_of": 1,
     "logprobs": None,
@@ -68,7 +72,10 @@ def parse_one(body: Json) -> Request:
         ({"max_tokens": 0}, {"max_tokens": 0}),
         ({"stop": "a"}, {"stop": ["a"]}),
         ({"stop": ["a", "", "b"]}, {"stop": ["a", "b"]}),
-        ({"n": 1, "best_of": 1, "echo": False, "suffix": "", "logprobs": None}, {}),
+        ({"n": 1, "best_of": 1, "echo": False, "suffix": None, "logprobs": None}, {}),
+        ({"suffix": "!"}, {"suffix": "!"}),
+        ({"suffix": ""}, {"suffix": ""}),
+        ({"prompt": ["Twice"], "suffix": "!"}, {"prompt": "Twice", "suffix": "!"}),
         ({"seed": -1}, {"extra": {"seed": -1}}),
     ],
 )
@@ -83,11 +90,28 @@ def test_what_hub_goes_by() -> None:
     assert not request.include_usage
     assert request.generate
     assert not request.flex
+    assert request.early_stop is None
     for request in parse_completions(FULL):
         assert request.stream
         assert request.flex
         assert request.include_usage
         assert request.model == request.generation.model == "m"
+
+
+@pytest.mark.parametrize(
+    ("body", "rules"),
+    [
+        ({"single_line": False, "n_indent": 0, "t_max_predict_ms": -1}, None),
+        ({"single_line": True}, EarlyStop(single_line=True)),
+        ({"n_indent": 4}, EarlyStop(indent=4)),
+        ({"t_max_predict_ms": 250}, EarlyStop(budget=0.25)),
+        ({"suffix": ""}, EarlyStop()),
+        ({"suffix": ")\n"}, EarlyStop(suffix=")\n")),
+    ],
+)
+def test_the_rules_of_its_early_end(body: Json, rules: EarlyStop | None) -> None:
+    """A gap is always filled in by rules, a plain text only if they are asked for."""
+    assert parse_one(body).early_stop == rules
 
 
 @pytest.mark.parametrize("name", [name for name in PASSED_ON if name != "seed"])
@@ -152,6 +176,11 @@ TOO_MANY = ["x"] * (MAX_MEMBERS + 1)
         ({"prompt": [1] * 1000}, "unsupported_value", "prompt"),
         ({"prompt": [[1, 2], [3]]}, "unsupported_value", "prompt"),
         ({"prompt": ["x", 1]}, "unsupported_value", "prompt"),
+        ({"suffix": 5}, "invalid_type", "suffix"),
+        ({"suffix": "", "prompt": ["x", "y"]}, "invalid_value", "suffix"),
+        ({"single_line": 1}, "invalid_type", "single_line"),
+        ({"n_indent": -1}, "invalid_value", "n_indent"),
+        ({"t_max_predict_ms": "x"}, "invalid_type", "t_max_predict_ms"),
         ({"n": 0}, "invalid_value", "n"),
         ({"n": MAX_N + 1}, "invalid_value", "n"),
         ({"n": 2, "prompt": ["x"] * 65}, "invalid_value", "n"),
@@ -170,8 +199,6 @@ TOO_MANY = ["x"] * (MAX_MEMBERS + 1)
         ({"logprobs": True}, "invalid_type", "logprobs"),
         ({"echo": True}, "unsupported_parameter", "echo"),
         ({"echo": 1}, "invalid_type", "echo"),
-        ({"suffix": "x"}, "unsupported_parameter", "suffix"),
-        ({"suffix": 5}, "invalid_type", "suffix"),
         ({"best_of": 2}, "unsupported_value", "best_of"),
         ({"best_of": 0}, "invalid_value", "best_of"),
         ({"stream": 1}, "invalid_type", "stream"),
@@ -241,9 +268,9 @@ def answered(*speeches: list[Call], usage: bool = False) -> list[Recorder]:
     return made
 
 
-def stream(made: list[Recorder]) -> list[Any]:
+def stream(made: list[Recorder], *, superseded: bool = False) -> list[Any]:
     """The chunks of a stream that is read one log after the other."""
-    choices = CompletionStream(made).choices
+    choices = CompletionStream(made, superseded=lambda: superseded).choices
     blocks = [
         choice.render(event)
         for one, choice in zip(made, choices, strict=True)
@@ -358,6 +385,29 @@ def test_one_that_is_not_whole_leaves_no_whole_answer(end: list[Call], code: str
     with pytest.raises(HubError) as raised:
         text_completion(said)
     assert raised.value.code == code
+
+
+# Somebody who types does not wait for the answer to the last key.
+
+
+def test_who_was_superseded_gets_an_empty_text_whatever_was_said() -> None:
+    said = answered([("text", "half"), ("cancel",)], [("text", "whole"), *STOP])
+    answer = text_completion(said, superseded=True)
+    Completion.model_validate(answer)
+    assert [(one["text"], one["finish_reason"]) for one in answer["choices"]] == [("", "stop")] * 2
+
+
+def test_a_stream_that_was_superseded_ends_without_an_error() -> None:
+    said = answered([("text", "half"), ("cancel",)], [("cancel",)])
+    chunks = stream(said, superseded=True)
+    assert [
+        (chunk["choices"][0]["text"], chunk["choices"][0]["finish_reason"]) for chunk in chunks
+    ] == [("half", None), ("", "stop"), ("", "stop")]
+
+
+def test_only_what_was_cancelled_was_superseded() -> None:
+    """A failure stays one, whatever was asked for since."""
+    assert "error" in stream(answered([FAILED]), superseded=True)[0]
 
 
 # Invariants.

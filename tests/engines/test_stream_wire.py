@@ -6,7 +6,7 @@ import orjson
 import pytest
 
 from hub.api.requests import Generation, Json, Usage
-from hub.engines.base import Sink
+from hub.engines.base import Sink, Unnoted, notes_of
 from hub.engines.stream_wire import MAX_TOKENS, StreamReader, common_body, decode
 from hub.engines.text_wire import TextReader
 from hub.errors import HubError
@@ -138,3 +138,60 @@ def test_a_reader_needs_a_dialect() -> None:
     sink: Sink = RecordingSink()
     with pytest.raises(NotImplementedError):
         StreamReader(sink).feed(STOP)
+
+
+class Timed(Unnoted):
+    """Takes down what it is told."""
+
+    def __init__(self) -> None:
+        self.told: list[tuple[object, ...]] = []
+
+    def mark(self, name: str) -> None:
+        self.told.append(("mark", name))
+
+    def pause(self, seconds: float) -> None:
+        self.told.append(("pause", seconds))
+
+    def timings(self, prompt: float, predicted: float) -> None:
+        self.told.append(("timings", prompt, predicted))
+
+
+class NotingSink(RecordingSink):
+    """A sink that wants to know."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.notes = Timed()
+
+
+@pytest.mark.parametrize(
+    ("timings", "told"),
+    [
+        ({"prompt_ms": 12, "predicted_ms": 34.5}, [("timings", 12.0, 34.5)]),
+        ({"prompt_ms": 12}, []),
+        ({"prompt_ms": "12", "predicted_ms": 1}, []),
+        ([], []),
+        (None, []),
+    ],
+)
+def test_what_a_server_says_of_its_time(timings: object, told: list[object]) -> None:
+    """llama.cpp's words. Whatever else goes by this name is nobody's fault."""
+    sink = NotingSink()
+    reader = TextReader(sink)
+    reader.feed(STOP)
+    reader.feed(orjson.dumps({"choices": [], "usage": {"prompt_tokens": 1}, "timings": timings}))
+    reader.end()
+    assert sink.notes.told == told
+    assert sink.calls[-1] == ("finish", "stop")
+
+
+def test_what_is_told_of_an_arrays_answer_holds_for_all() -> None:
+    """Those that do not want to know are left out."""
+    sinks = [NotingSink(), RecordingSink(), NotingSink()]
+    notes = notes_of(*sinks)
+    notes.mark("connected")
+    notes.pause(1.0)
+    notes.timings(2.0, 3.0)
+    for sink in (sinks[0], sinks[2]):
+        assert isinstance(sink, NotingSink)
+        assert sink.notes.told == [("mark", "connected"), ("pause", 1.0), ("timings", 2.0, 3.0)]

@@ -12,7 +12,7 @@ import pytest
 from aiohttp import web
 
 from hub.api.requests import Generation, Json, Usage
-from hub.engines import relay, upstream
+from hub.engines import questions, relay, upstream
 from hub.engines.base import Engine, Load
 from hub.engines.sim import SimEngine
 from hub.engines.sim_model import PROFILES
@@ -426,7 +426,7 @@ async def test_an_endless_answer_says_nothing() -> None:
 
 async def test_silence_is_no_answer(monkeypatch: pytest.MonkeyPatch) -> None:
     """A server that does not answer in time cannot be asked, and it is not asked further."""
-    monkeypatch.setattr(upstream, "QUESTION_TIMEOUT", 0.05)
+    monkeypatch.setattr(questions, "QUESTION_TIMEOUT", 0.05)
 
     async def script(peer: Peer) -> None:
         await peer.gone()
