@@ -15,9 +15,10 @@ from typing import Any
 
 import click
 
+from hub.api.fim import FAMILIES, Way
 from hub.dispatch.terms import RULES, Class, Rules
 from hub.engines.sim_model import PROFILES
-from hub.specs import UpstreamSpec, parse_rule, parse_upstream
+from hub.specs import UpstreamSpec, parse_fim, parse_rule, parse_upstream
 
 DEFAULT_PROFILE = "h100-8b"
 
@@ -57,6 +58,15 @@ class Settings:
         default=(),
         multiple=True,
         metavar="NAME=UPSTREAM_NAME",
+    )
+    fim: tuple[str, ...] = _option(
+        f"How MODEL fills in the middle: a family ({', '.join(FAMILIES)}), a template with "
+        "{prefix} and {suffix}, native (its server takes 'suffix') or none. MODEL may end in *. "
+        "Repeatable. Without it llama.cpp is asked to do it; for others the model's name tells the "
+        "family.",
+        default=(),
+        multiple=True,
+        metavar="MODEL=FAMILY",
     )
     sim: str | None = _option(
         f"Use the simulated engine, with this profile ({', '.join(PROFILES)}; "
@@ -235,6 +245,11 @@ class Settings:
         default="text",
         type=click.Choice(["text", "json"]),
     )
+    log_prompts: bool = _option(
+        "At the level debug, log how each prompt and answer begins (200 characters).",
+        default=False,
+        is_flag=True,
+    )
 
     @property
     def upstreams(self) -> list[UpstreamSpec]:
@@ -249,7 +264,9 @@ class Settings:
             "queue_size": self.queue_size,
             "tenant_queue": self.tenant_queue,
         }
-        rules = {rank: replace(one, **common) for rank, one in RULES.items()}
+        rules = {**RULES}
+        for rank in (Class.COMPLETION, Class.CHAT, Class.BACKGROUND):
+            rules[rank] = replace(rules[rank], **common)
         for rank in (Class.CHAT, Class.BACKGROUND):
             rules[rank] = replace(rules[rank], flush_interval=self.flush_interval / 1000)
         for text in self.rule:
@@ -269,6 +286,11 @@ class Settings:
     def models(self) -> dict[str, str]:
         """``model_map`` as a mapping."""
         return dict(one.split("=", 1) for one in self.model_map)
+
+    @property
+    def ways(self) -> dict[str, Way]:
+        """``fim``, read: how models fill in the middle. Raises ``ValueError``."""
+        return dict(map(parse_fim, self.fim))
 
 
 def options(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -325,7 +347,7 @@ def from_options(values: dict[str, Any]) -> Settings:
     if values["upstream"] and values["sim"]:
         raise click.UsageError("'--upstream' and '--sim' exclude each other.")
     settings = Settings(**values)
-    for option, name in (("--upstream", "upstreams"), ("--rule", "rules")):
+    for option, name in (("--upstream", "upstreams"), ("--rule", "rules"), ("--fim", "ways")):
         try:
             getattr(settings, name)
         except ValueError as error:

@@ -39,11 +39,6 @@ MAX_LAG = 5.0
 """Seconds that the store may be behind before nothing more that it has to keep is accepted."""
 
 
-def no_deliveries(live: Live) -> Sequence[Delivery]:
-    """Tell nobody of an ended response."""
-    return ()
-
-
 class Hub:
     """See the top of this file. ``start``, then ``close``."""
 
@@ -54,7 +49,7 @@ class Hub:
         policy: Policy | None = None,
         *,
         now: Callable[[], float] = time.time,
-        deliveries: Callable[[Live], Sequence[Delivery]] = no_deliveries,
+        deliveries: Callable[[Live], Sequence[Delivery]] = lambda live: (),
         on_kept: Callable[[], None] = lambda: None,
     ) -> None:
         """``now`` tells Unix time. ``deliveries`` gives the webhooks that tell of an ended
@@ -108,9 +103,9 @@ class Hub:
         known = None if idempotency is None else self._archive.known(idempotency, tenant)
         if known is not None:
             return known
-        live = self._new(request, context, tenant)
+        live = self.new(request, context, tenant=tenant, terms=terms)
         self.bounds.admit(live)
-        live.terms = terms
+        live.stop_early(self.dispatcher.cancel)
         if live.transcript is not None:
             live.journal = ForegroundJournal(
                 self.store,
@@ -141,8 +136,7 @@ class Hub:
 
         With an ``idempotency`` key that was used before, gives the response of then.
         """
-        live = self._new(request, context, tenant)
-        live.terms = PROMISED
+        live = self.new(request, context, tenant=tenant, terms=PROMISED)
         self.dispatcher.candidates(request.model)
         self._add_job_journal(live)
         record = self._record(live, "queued", None)
@@ -163,14 +157,19 @@ class Hub:
             self._jobs.wake()
         return live
 
-    def _new(self, request: Request, context: Sequence[Json], tenant: str) -> Live:
+    def new(
+        self, request: Request, context: Sequence[Json] = (), *, tenant: str = "", terms: Terms
+    ) -> Live:
+        """A response that nobody knows of yet, and that nothing writes."""
         if self._closing:
             raise HubError("shutting_down", "hub is shutting down.", retry_after=1.0)
         if request.store and self.store.lag > MAX_LAG:
             raise HubError("store_unavailable", "The store is behind.", retry_after=MAX_LAG)
         recorder = self._recorder(request, context, new_id("resp"), self.now())
         transcript = Transcript(recorder) if request.store else None
-        return Live(recorder, context, tenant=tenant, now=self.now, transcript=transcript)
+        live = Live(recorder, context, tenant=tenant, now=self.now, transcript=transcript)
+        live.terms = terms
+        return live
 
     def _recorder(
         self, request: Request, context: Sequence[Json] | None, id: str, created: float

@@ -11,8 +11,10 @@ import orjson
 
 from hub.api.recorder import Recorder
 from hub.api.requests import Generation, Json
+from hub.api.stopping import Stopping
 from hub.api.transcript import Transcript
 from hub.dispatch.terms import DEFAULT
+from hub.engines.base import Sink
 from hub.errors import HubError
 from hub.journal import ForegroundJournal, JobJournal
 from hub.ledger import Ledger
@@ -42,9 +44,14 @@ class Live:
         self.tenant = tenant
         self.terms = DEFAULT
         self.ledger = Ledger(clock)
+        self._clock = clock
         self.generation: Generation = recorder.request.generation
         self.transcript = transcript
-        self.sink: Recorder | Transcript = transcript or recorder
+        self._kept: Recorder | Transcript = transcript or recorder
+        self.sink: Sink = self._kept
+        """Where an engine puts what the model says."""
+        self.stopped: str | None = None
+        """The rule by which hub itself has ended its text, once it has its end."""
         self.journal: ForegroundJournal | JobJournal | None = None
         self.attempt = 0
         """The fencing number of the claim under which it runs; 0 before any."""
@@ -139,6 +146,13 @@ class Live:
         )
         return True
 
+    def stop_early(self, stop: Callable[["Live"], None]) -> None:
+        """End its text by the rules of its request, if it has any. ``stop`` lets go of its
+        upstream."""
+        rules = self.recorder.request.early_stop
+        if rules is not None:
+            self.sink = Stopping(self._kept, rules, clock=self._clock, on_stop=lambda: stop(self))
+
     async def until_ended(self) -> None:
         """Wait until its readers see the terminal event. Cancelling the wait leaves it alone."""
         sealed = asyncio.get_running_loop().create_future()
@@ -193,21 +207,26 @@ class Live:
     def started(self) -> None:
         # A later attempt goes on with a response that has started before.
         if not self.recorder.dispatched:
-            self.sink.started()
+            self._kept.started()
 
     def completed(self) -> None:
-        self._end(lambda: self.sink.complete(self._now()))
+        self._end(lambda: self._kept.complete(self._now()))
 
     def failed(self, error: HubError) -> None:
-        self._end(lambda: self.sink.fail(error))
+        self._end(lambda: self._kept.fail(error))
 
     def cancelled(self) -> None:
-        if not self.handed_over:
-            self._end(self.sink.cancel)
+        if isinstance(self.sink, Stopping) and self.sink.reason is not None:
+            self.completed()
+        elif not self.handed_over:
+            self._end(self._kept.cancel)
 
     def _end(self, end: Callable[[], None]) -> None:
         if (failure := self.failure) is not None:
-            end = partial(self.sink.fail, failure)
+            end = partial(self._kept.fail, failure)
+        if isinstance(self.sink, Stopping):
+            # It refers back to this one.
+            self.stopped, self.sink = self.sink.reason, self._kept
         # What ends it repeats what was said: no reason to give it up.
         self.log.unbound()
         self.ledger.mark("ended")

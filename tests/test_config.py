@@ -9,6 +9,7 @@ import click
 import pytest
 from click.testing import CliRunner, Result
 
+from hub.api.fim import FAMILIES, Family, Other
 from hub.config import Settings, from_options, options
 from hub.dispatch.terms import RULES, Class
 from hub.specs import UpstreamSpec
@@ -75,6 +76,19 @@ def test_the_model_map_is_a_mapping(tmp_path: Path) -> None:
     assert settings_read[0].models == {"gpt": "llama=3", "a": "b"}
 
 
+def test_the_ways_to_fill_in_are_read(tmp_path: Path) -> None:
+    """Also from the environment, where spaces separate them, and from a file, where a template may
+    have some."""
+    run("--fim", "a=glm", "--fim", "b*=none", tmp_path=tmp_path)
+    assert settings_read[0].ways == {"a": FAMILIES["glm"], "b*": Other.NONE}
+    run(tmp_path=tmp_path, HUB_FIM="a=native b=codestral")
+    assert settings_read[0].ways == {"a": Other.NATIVE, "b": FAMILIES["codestral"]}
+    run(file='fim = ["a=<PRE> {prefix} <SUF>{suffix}"]', tmp_path=tmp_path)
+    way = settings_read[0].ways["a"]
+    assert isinstance(way, Family)
+    assert way.markers == ("<PRE>", "<SUF>")
+
+
 def test_the_upstreams_are_read(tmp_path: Path) -> None:
     """Each with what is particular to it, in the order in which they are named."""
     run("--upstream", "http://a#window=8&gather=50", "--upstream", "http://b", tmp_path=tmp_path)
@@ -91,10 +105,13 @@ def test_without_settings_the_rules_are_the_usual_ones(tmp_path: Path) -> None:
 
 
 def test_the_common_rules_hold_for_every_class(tmp_path: Path) -> None:
-    """But completions wait for no company, and what a class alone has stays as it is."""
+    """But completions wait for no company, and what a class alone has stays as it is; so does all
+    of what nobody has asked for."""
     flags = ["--batch-size=2", "--queue-size=3", "--tenant-queue=4", "--flush-interval=50"]
     run(*flags, tmp_path=tmp_path)
-    for rank, rules in settings_read[0].rules.items():
+    rules_read = settings_read[0].rules
+    assert rules_read.pop(Class.SPECULATIVE) == RULES[Class.SPECULATIVE]
+    for rank, rules in rules_read.items():
         wait = 0.0 if rank is Class.COMPLETION else 0.05
         assert rules == replace(
             RULES[rank], batch_size=2, queue_size=3, tenant_queue=4, flush_interval=wait
@@ -106,7 +123,8 @@ def test_a_rule_of_one_class_wins_over_the_common_one(tmp_path: Path) -> None:
     file = 'batch_size = 2\nrule = ["chat.batch_size=3", "chat.age=9", "chat.age=1"]\n'
     run(file=file, tmp_path=tmp_path)
     rules = settings_read[0].rules
-    assert [rules[rank].batch_size for rank in Class] == [2, 3, 2]
+    asked = (Class.COMPLETION, Class.CHAT, Class.BACKGROUND)
+    assert [rules[rank].batch_size for rank in asked] == [2, 3, 2]
     assert rules[Class.CHAT].age == 1.0
     run("--rule", "completion.flush_interval=20", tmp_path=tmp_path)
     assert settings_read[0].rules[Class.COMPLETION].flush_interval == 0.02
@@ -139,6 +157,8 @@ def test_settings_that_were_not_checked_raise_what_is_wrong() -> None:
         (["--rule", "chat.age=1", "--rule", "chat.ceiling=2"], None, "--rule"),
         ([], 'rule = ["chat.age=x"]', "--rule"),
         (["--model-map", "x"], None, "--model-map"),
+        (["--fim", "m=gpt"], None, "--fim"),
+        ([], 'fim = ["m"]', "--fim"),
         (["--log-level", "loud"], None, "--log-level"),
         (["--upstream", "http://a", "--sim"], None, "--upstream"),
         ([], "port = 70000", "--port"),

@@ -1,7 +1,7 @@
 """The hub: what it accepts, what lives in it, and how everything ends."""
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -14,7 +14,6 @@ from hub.api.responses import parse_create
 from hub.dispatch.dispatcher import Dispatcher
 from hub.dispatch.terms import rules_with
 from hub.dispatch.upstream import Upstream
-from hub.engines.base import Load, Member, Sink
 from hub.engines.sim import SimEngine
 from hub.engines.sim_model import PROFILES
 from hub.engines.sim_text import script
@@ -23,52 +22,9 @@ from hub.hub import Hub
 from hub.live import Live
 from hub.policy import Policy, Statistics
 from hub.store.memory import MemoryStore
+from tests.manual import Call, ManualEngine
 from tests.traces import traces
 from tests.virtual import virtual
-
-
-class Call:
-    """One generation in the hands of a test."""
-
-    def __init__(self, generation: Generation, sink: Sink) -> None:
-        self.generation = generation
-        self.sink = sink
-        self.result: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-
-    def finish(self, reason: str = "stop") -> None:
-        self.sink.finish(reason)
-        self.result.set_result(None)
-
-
-class ManualEngine:
-    """An engine that leaves what it says, and when it ends, to the test."""
-
-    name = "manual"
-    slots: int | None = None
-    continues = True
-    arrays = False
-
-    def __init__(self) -> None:
-        self.calls: list[Call] = []
-
-    def serves(self, model: str) -> bool:
-        return model in ("", "m")
-
-    async def generate(self, generation: Generation, sink: Sink) -> None:
-        self.calls.append(Call(generation, sink))
-        await self.calls[-1].result
-
-    async def generate_array(self, members: Sequence[Member]) -> None:
-        raise NotImplementedError
-
-    async def probe(self) -> Load:
-        return Load()
-
-    async def models(self) -> list[str]:
-        return ["m"]
-
-    async def close(self) -> None:
-        pass
 
 
 class Bench:

@@ -256,7 +256,8 @@ class Dispatcher:
         if generation.prompt is None:
             prompt_tokens = estimate_tokens(generation.messages)
         else:
-            prompt_tokens = 1 + len(generation.prompt) // 4
+            around = [generation.suffix or "", *(one.text for one in generation.files)]
+            prompt_tokens = 1 + sum(map(len, [generation.prompt, *around])) // 4
         return Ticket(
             terms,
             generation.model,

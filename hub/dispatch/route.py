@@ -133,8 +133,12 @@ def _uneven(more: Candidate, less: Candidate) -> bool:
 def prefixes_of(generation: Generation) -> tuple[tuple[int, float], ...]:
     """The beginnings of a prompt that a later one may share, as ``Ticket.prefixes`` has them."""
     if generation.prompt is not None:
-        text = generation.prompt
-        parts: list[str | bytes] = [text[at : at + PIECE] for at in range(0, len(text), PIECE)]
+        texts = [generation.prompt, generation.suffix or ""]
+        if generation.suffix is not None:
+            texts[:0] = [f"{one.name}\n{one.text}" for one in generation.files]
+        parts: list[str | bytes] = [
+            text[at : at + PIECE] for text in texts for at in range(0, len(text), PIECE)
+        ]
     else:
         messages = generation.messages
         parts = [_text(message) for message in messages[:SINGLE]]

@@ -171,7 +171,8 @@ def _groups(flights: Sequence[Flight]) -> list[list[Flight]]:
     arrays: list[list[Flight]] = []
     for flight in flights:
         generation = flight.generation
-        fits = generation.prompt is not None and flight.ticket.terms.rank is Class.BACKGROUND
+        raw = generation.prompt is not None and generation.suffix is None
+        fits = raw and flight.ticket.terms.rank is Class.BACKGROUND
         for array in arrays if fits else ():
             if replace(array[0].generation, prompt=generation.prompt) == generation:
                 array.append(flight)

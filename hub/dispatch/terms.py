@@ -18,6 +18,8 @@ class Class(IntEnum):
     """Somebody waits for an answer."""
     BACKGROUND = 2
     """Nobody looks."""
+    SPECULATIVE = 3
+    """Nobody has asked yet."""
 
     @property
     def label(self) -> str:
@@ -68,6 +70,8 @@ RULES: Mapping[Class, Rules] = {
     Class.COMPLETION: Rules(patience=5.0),
     Class.CHAT: Rules(ceiling=0.99, patience=120.0, age=2.0),
     Class.BACKGROUND: Rules(ceiling=0.8, patience=600.0, age=10.0),
+    # On idle capacity, at once or not at all.
+    Class.SPECULATIVE: Rules(ceiling=0.5, queue_size=16, tenant_queue=16, patience=1.0),
 }
 """What holds if nobody says otherwise. Simulated on 64 slots, a ceiling of 0.9 cost chat a third of
 its time to first token near and over the capacity, and gained completions next to nothing: a place

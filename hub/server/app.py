@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+from collections.abc import Callable
 from pathlib import Path
 
 from aiohttp import web
@@ -12,11 +13,13 @@ from websockets.server import ServerProtocol
 
 from hub import __version__
 from hub.api.ids import new_id
+from hub.completer import Completer
 from hub.dispatch.terms import Class
 from hub.errors import CloseCode, HubError
 from hub.hub import Hub
-from hub.server import completions, http, lab, scrape, stored
+from hub.server import completions, courier, http, lab, openapi, scrape, stored
 from hub.server.parser import Parser
+from hub.server.protocol import Protocol
 from hub.server.pulse import Pulse
 from hub.server.terms import terms_of
 from hub.server.websocket import Connection
@@ -63,9 +66,10 @@ class Server:
         max_message: int = 1 << 20,
         connection_lifetime: float = 3600.0,
         lab: bool = False,
+        webhooks: Callable[[], courier.Statistics] = courier.Statistics,
     ) -> None:
         """``max_message`` is in bytes, ``connection_lifetime`` in seconds. ``lab``: the laboratory
-        page may change the dispatcher's settings."""
+        page may change the dispatcher's settings. ``webhooks`` tells how they fare."""
         self._hub = hub
         self._host = host
         self._port = port
@@ -75,10 +79,14 @@ class Server:
         self._connections: set[Connection] = set()
         self._gone = asyncio.Event()
         self._parser = Parser()
+        self._completer = Completer(hub)
         self._pulse = Pulse()
-        self._metrics = scrape.metrics_of(hub, self._pulse.statistics, self._lanes)
+        self._webhooks = webhooks
+        self._metrics = scrape.metrics_of(
+            hub, self._pulse.statistics, self._lanes, webhooks, self._completer.statistics
+        )
         self._runner: web.AppRunner | None = None
-        self._site: web.TCPSite | None = None
+        self._listener: asyncio.Server | None = None
         self._ticker: asyncio.TimerHandle | None = None
         self._draining = False
 
@@ -97,7 +105,9 @@ class Server:
         )
         app[http.HUB] = self._hub
         app[http.PARSER] = self._parser
+        app[http.COMPLETER] = self._completer
         app[http.PULSE] = self._pulse
+        app[http.WEBHOOKS] = self._webhooks
         app[lab.ALLOWED] = self._lab
         app[scrape.METRICS] = self._metrics
         app.on_response_prepare.append(_mark)
@@ -111,10 +121,14 @@ class Server:
         app.router.add_get("/v1/responses/{id}/input_items", stored.list_input_items)
         app.router.add_post("/v1/chat/completions", http.create_chat_completion)
         app.router.add_post("/v1/completions", completions.create_completion)
+        app.router.add_post("/v1/fim/completions", completions.create_fim_completion)
+        app.router.add_post("/infill", completions.create_infill)
+        app.router.add_post("/v1/infill", completions.create_infill)
         app.router.add_get("/v1/models", http.list_models)
         app.router.add_get("/v1/models/{model:.+}", http.get_model)
         app.router.add_get("/health", http.health)
         app.router.add_get("/metrics", scrape.metrics)
+        app.router.add_get("/openapi.json", openapi.describe)
         app.router.add_get("/lab/settings", lab.get_settings)
         app.router.add_post("/lab/settings", lab.change_settings)
         for path in STATIC_FILES:
@@ -124,12 +138,19 @@ class Server:
         # A handler must learn that its client went away: its response is cancelled then.
         self._runner = web.AppRunner(app, access_log=None, handler_cancellation=True)
         await self._runner.setup()
-        self._site = web.TCPSite(self._runner, self._host, self._port, backlog=1024)
-        await self._site.start()
+        manager = self._runner.server
+        assert manager is not None, "it is set up"
+        loop = asyncio.get_running_loop()
+        # Not by aiohttp's own site, whose connections are not ours.
+        self._listener = await loop.create_server(
+            lambda: Protocol(manager, loop=loop, access_log=None),
+            self._host,
+            self._port,
+            backlog=1024,
+        )
         self._tick()
         self._pulse.start()
-        # aiohttp keeps the bound port to itself; its runner tells the addresses.
-        port: int = self._runner.addresses[0][1]
+        port: int = self._listener.sockets[0].getsockname()[1]
         return port
 
     async def stop(self, drain: float) -> None:
@@ -137,10 +158,10 @@ class Server:
 
         No effect if it was stopped before.
         """
-        if self._runner is None or self._site is None:
+        if self._runner is None or self._listener is None:
             return
         self._draining = True
-        await self._site.stop()
+        self._listener.close()
         for connection in [*self._connections]:
             if connection.idle:
                 connection.close(CloseCode.SERVICE_RESTART, "hub is shutting down")
@@ -157,7 +178,7 @@ class Server:
         await self._runner.cleanup()
         self._parser.close()
         self._pulse.stop()
-        self._runner = self._site = None
+        self._runner = self._listener = None
 
     async def _upgrade(self, request: web.Request) -> web.StreamResponse:
         """``GET /v1/responses``: the handshake, then the transport changes hands."""
@@ -169,7 +190,7 @@ class Server:
             return refused
         if self._draining:
             raise HubError("shutting_down", "hub is shutting down.", retry_after=1.0)
-        handshake = Request(request.raw_path, Headers(request.headers.items()))
+        handshake = Request(request.raw_path, Headers(map(_latin, request.headers.items())))
         answer = ServerProtocol().accept(handshake)
         if answer.status_code != 101:
             code = "upgrade_required" if answer.status_code == 426 else "invalid_value"
@@ -181,7 +202,12 @@ class Server:
         # A second one, since the parser of the first still waits for the handshake's bytes.
         protocol = ServerProtocol(state=OPEN, max_size=self._max_message, logger=_frames)
         connection = Connection(
-            self._hub, protocol, parser=self._parser, terms=terms, on_lost=self._lost
+            self._hub,
+            protocol,
+            parser=self._parser,
+            completer=self._completer,
+            terms=terms,
+            on_lost=self._lost,
         )
         transport.write(answer.serialize())
         connection.connection_made(transport)
@@ -209,6 +235,13 @@ class Server:
         for connection in [*self._connections]:
             connection.keep_alive(self._lifetime)
         self._ticker = asyncio.get_running_loop().call_later(PING_INTERVAL, self._tick)
+
+
+def _latin(header: tuple[str, str]) -> tuple[str, str]:
+    """A header as the library expects it, which cannot quote lone surrogates in a refusal: aiohttp
+    makes them of bytes that are not UTF-8."""
+    name, value = header
+    return name, value.encode(errors="surrogateescape").decode("latin-1")
 
 
 class _HandedOver(web.Response):

@@ -22,12 +22,13 @@ from hub.api.recorder import TERMINAL_EVENTS
 from hub.api.requests import Json
 from hub.api.responses import parse_create
 from hub.api.sse import DONE, encode
+from hub.completer import Completer
 from hub.dispatch.terms import Class
 from hub.errors import HubError
 from hub.hub import Hub
 from hub.live import Live
 from hub.log import Event
-from hub.server import stream
+from hub.server import courier, stream
 from hub.server.parser import Parser
 from hub.server.pulse import Pulse
 from hub.server.terms import terms_for, terms_of
@@ -37,7 +38,9 @@ logger = logging.getLogger("hub.http")
 
 HUB = stream.HUB
 PARSER = web.AppKey("parser", Parser)
+COMPLETER = web.AppKey("completer", Completer)
 PULSE = web.AppKey("pulse", Pulse)
+WEBHOOKS: web.AppKey[Callable[[], courier.Statistics]] = web.AppKey("webhooks")
 HEARTBEAT = 15.0
 """Seconds of silence after which a stream says that it is still there."""
 
@@ -67,6 +70,8 @@ async def errors(request: web.Request, handler: Handler) -> web.StreamResponse:
         if "Allow" in error.headers:
             refused.headers["Allow"] = error.headers["Allow"]
         return refused
+    except web.RequestPayloadError:
+        return error_response(not_http())
     except ConnectionError:
         # The client went away. aiohttp would log what is raised as a failure of the server.
         return web.Response(status=499)
@@ -84,9 +89,16 @@ async def origins(request: web.Request, handler: Handler) -> web.StreamResponse:
     reach. Clients that are no browsers send no ``Origin``.
     """
     origin = request.headers.get("Origin")
-    if origin is not None and urlsplit(origin).netloc != request.host:
+    if origin is not None and _host_of(origin) != request.host:
         raise HubError("origin_not_allowed", "Requests from other sites' pages are refused.")
     return await handler(request)
+
+
+def _host_of(origin: str) -> str | None:
+    try:
+        return urlsplit(origin).netloc
+    except ValueError:
+        return None
 
 
 def error_response(error: HubError, *, status: int | None = None) -> web.Response:
@@ -94,7 +106,15 @@ def error_response(error: HubError, *, status: int | None = None) -> web.Respons
     answer = json_response({"error": error.body()}, status=status or error.status)
     if error.retry_after is not None:
         answer.headers["Retry-After"] = str(max(1, round(error.retry_after)))
+    if (answer.status >= 500 or answer.status == 409) and not error.row.retryable:
+        # The SDKs go by the status, unless they are told.
+        answer.headers["X-Should-Retry"] = "false"
     return answer
+
+
+def not_http() -> HubError:
+    """The error for a request that cannot be read. It quotes nothing of it."""
+    return HubError("invalid_http", "The request, or its body, is not valid HTTP.")
 
 
 def json_response(body: Any, *, status: int = 200) -> web.Response:
@@ -177,7 +197,9 @@ async def health(request: web.Request) -> web.StreamResponse:
             "responses": asdict(hub.statistics()),
             "bounds": asdict(hub.bounds.statistics()),
             "dispatcher": asdict(hub.dispatcher.statistics()),
+            "completions": asdict(request.app[COMPLETER].statistics()),
             "store": asdict(hub.store.statistics()),
+            "webhooks": asdict(request.app[WEBHOOKS]()),
             "loop": asdict(request.app[PULSE].statistics()),
         }
     )

@@ -84,7 +84,15 @@ class Ignore:
     """A message that asks for nothing."""
 
 
-Command = Turn | Cancel | Steer | Ignore
+@dataclass(frozen=True, slots=True)
+class Complete:
+    """One of the ``completion.*`` messages, which are not checked here."""
+
+    lane: str | None
+    body: Json
+
+
+Command = Turn | Cancel | Steer | Complete | Ignore
 
 
 class LaneError(Exception):
@@ -118,6 +126,8 @@ def decode(data: bytes) -> Command:
             return Cancel(lane, _response_id(message, lane))
         case "response.steer":
             return _steer(message, lane)
+        case "completion.create" | "completion.type" | "completion.cancel" | "completion.accepted":
+            return Complete(lane, message)
         case "response.processed":
             # An acknowledgement that some clients send; nothing waits for it.
             return Ignore()

@@ -17,13 +17,14 @@ from prometheus_client.core import (
 )
 from prometheus_client.registry import Collector
 
+from hub.completer import CompleterStatistics
 from hub.dispatch.dispatcher import Dispatcher
 from hub.dispatch.observed import WAITS
 from hub.dispatch.observed import Statistics as Dispatched
 from hub.dispatch.upstream import UpstreamStatistics
 from hub.hub import Hub
 from hub.metrics import Metrics
-from hub.server import pulse
+from hub.server import courier, pulse
 
 METRICS = web.AppKey("metrics", Metrics)
 
@@ -41,11 +42,15 @@ async def metrics(request: web.Request) -> web.StreamResponse:
 
 
 def metrics_of(
-    hub: Hub, beat: Callable[[], pulse.Statistics], connections: Callable[[], Connections]
+    hub: Hub,
+    beat: Callable[[], pulse.Statistics],
+    connections: Callable[[], Connections],
+    webhooks: Callable[[], courier.Statistics],
+    completions: Callable[[], CompleterStatistics],
 ) -> Metrics:
     """The metrics of a hub that is served: it notes its responses there from now on."""
     found = Metrics(lambda model: _knows(hub.dispatcher, model))
-    found.registry.register(_Walk(hub, beat, connections))
+    found.registry.register(_Walk(hub, beat, connections, webhooks, completions))
     hub.on_ended.append(found.ended)
     return found
 
@@ -54,11 +59,18 @@ class _Walk(Collector):
     """What the parts of a hub say of themselves, asked at every scrape."""
 
     def __init__(
-        self, hub: Hub, beat: Callable[[], pulse.Statistics], connections: Callable[[], Connections]
+        self,
+        hub: Hub,
+        beat: Callable[[], pulse.Statistics],
+        connections: Callable[[], Connections],
+        webhooks: Callable[[], courier.Statistics],
+        completions: Callable[[], CompleterStatistics],
     ) -> None:
         self._hub = hub
         self._beat = beat
         self._connections = connections
+        self._webhooks = webhooks
+        self._completions = completions
 
     def collect(self) -> Iterator[Metric]:
         dispatched = self._hub.dispatcher.statistics()
@@ -68,6 +80,8 @@ class _Walk(Collector):
         yield from _store(self._hub)
         yield from _loop(self._beat())
         yield from _front(*self._connections())
+        yield from _posted(self._webhooks())
+        yield from _completed(self._completions())
 
 
 def _queue(said: Dispatched) -> Iterator[Metric]:
@@ -176,6 +190,30 @@ def _front(connections: int, lanes: int, waiting: int) -> Iterator[Metric]:
     yield _gauge("hub_connections", "WebSockets that are open.", connections)
     yield _gauge("hub_lanes_active", "Their lanes that run a response.", lanes)
     yield _gauge("hub_lanes_waiting_requests", "Requests that wait for a lane.", waiting)
+
+
+def _posted(said: courier.Statistics) -> Iterator[Metric]:
+    label = "endpoint"
+    yield _gauge("hub_webhooks_due", "Webhooks that are due.", said.held, label)
+    yield _counter("hub_webhook_tries", "Tries to deliver one.", said.tried, label)
+    yield _counter("hub_webhook_failures", "Tries that failed.", said.failed, label)
+    yield _counter("hub_webhooks_delivered", "Webhooks delivered.", said.delivered, label)
+    yield _counter("hub_webhooks_given_up", "Webhooks given up.", said.given_up, label)
+
+
+def _completed(said: CompleterStatistics) -> Iterator[Metric]:
+    yield _gauge("hub_completions_running", "Completions that are predicted.", said.running)
+    for name, help, value in (
+        ("asked", "Requests of lanes on which somebody types.", said.asked),
+        ("dispatched", "Predictions asked of a model server.", said.dispatched),
+        ("reused", "Requests answered from what was predicted before.", said.reused),
+        ("superseded", "Requests that a newer one made stale.", said.superseded),
+        ("held", "Predictions that went on only to load their model.", said.held),
+        ("wasted_tokens", "Tokens of predictions that were let go of.", said.wasted_tokens),
+        ("accepted_characters", "What users took, as clients tell.", said.accepted_characters),
+    ):
+        yield _counter(f"hub_completions_{name}", help, value)
+    yield _counter("hub_completions_ended", "Requests by why they ended.", said.ended, "reason")
 
 
 # How families are made.

@@ -10,21 +10,36 @@ import asyncio
 import logging
 from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import orjson
 
+from hub import logs
 from hub.api.prompt import completed
 from hub.api.requests import Json, Request
 from hub.api.responses import parse_create
+from hub.completer import Completer
 from hub.dispatch.terms import Terms
 from hub.errors import HubError
 from hub.hub import Hub
 from hub.live import Live
 from hub.log import Event
 from hub.server.cache import ResponseCache
+from hub.server.completion_lanes import CompletionLanes
 from hub.server.frames import event_frame
-from hub.server.lanes import Cancel, Command, Create, LaneError, Lanes, Resume, Steer, Turn, decode
+from hub.server.lanes import (
+    Cancel,
+    Command,
+    Complete,
+    Create,
+    LaneError,
+    Lanes,
+    Resume,
+    Steer,
+    Turn,
+    decode,
+)
 from hub.server.outbox import Outbox
 from hub.server.parser import Parser, is_long
 from hub.server.terms import terms_for
@@ -78,11 +93,12 @@ class Session:
         send: Callable[[Json], None],
         *,
         parser: Parser,
+        completer: Completer,
         terms: Terms,
         on_idle: Callable[[], None],
     ) -> None:
         """``send`` sends a message that is no event; ``terms`` hold for all requests; ``on_idle``
-        is called when the last turn has ended and none waits."""
+        is called when nothing runs and nothing waits any more."""
         self._hub = hub
         self._outbox = outbox
         self._send = send
@@ -92,6 +108,9 @@ class Session:
         policy = hub.policy
         self._lanes = Lanes(
             max_lanes=policy.lanes, max_active=policy.active_lanes, max_waiting=policy.waiting
+        )
+        self._completions = CompletionLanes(
+            completer, outbox, send, terms=terms, on_idle=self._rest
         )
         self._cache = ResponseCache()
         self._running: dict[str | None, _Running] = {}
@@ -103,7 +122,7 @@ class Session:
     @property
     def idle(self) -> bool:
         """Whether nothing runs here and nothing waits."""
-        return self._lanes.idle
+        return self._lanes.idle and self._completions.idle
 
     @property
     def lanes(self) -> tuple[int, int]:
@@ -119,6 +138,7 @@ class Session:
         """The connection is gone: stop reading everything."""
         for task in self._starting:
             task.cancel()
+        self._completions.close()
         running, self._running = self._running, {}
         for one in running.values():
             self._hub.leave(one.live)
@@ -129,11 +149,15 @@ class Session:
         try:
             match command():
                 case Create() | Resume() as turn:
-                    self._run(self._lanes.add(self._admit(turn)))
+                    self._admit(turn.lane)
+                    self._run(self._lanes.add(turn))
                 case Cancel() as cancel:
                     self._cancel(cancel)
                 case Steer() as steer:
                     self._refuse_steer(steer)
+                case Complete() as message:
+                    self._admit(message.lane)
+                    self._completions.receive(message)
         except LaneError as refusal:
             self.refuse(refusal.error, refusal.lane)
 
@@ -148,16 +172,15 @@ class Session:
 
     # Turns.
 
-    def _admit(self, turn: Turn) -> Turn:
+    def _admit(self, lane: str | None) -> None:
         if self._expired:
             raise LaneError(
                 HubError(
                     "websocket_connection_limit_reached",
                     "This connection takes no new requests. Create a new websocket connection.",
                 ),
-                turn.lane,
+                lane,
             )
-        return turn
 
     def _run(self, turn: Turn | None) -> None:
         """Start a turn, and while starting fails, whatever may start in its place."""
@@ -171,7 +194,10 @@ class Session:
                 # The boundary of one turn: its lane goes on with the next one.
                 logger.exception("a turn could not start")
                 turn = self._failed(turn, _defect())
-        if self._lanes.idle:
+        self._rest()
+
+    def _rest(self) -> None:
+        if self.idle:
             self._on_idle()
 
     def _failed(self, turn: Turn, error: HubError) -> Turn | None:
@@ -187,7 +213,7 @@ class Session:
         if isinstance(turn, Resume):
             live = self._hub.find(turn.response_id)
             if live is None:
-                self._later(turn, self._resume(turn))
+                self._later(turn, partial(self._resume, turn))
             else:
                 self._read(turn, live, cursor=turn.starting_after)
             return
@@ -203,16 +229,16 @@ class Session:
         parent = request.previous_response_id
         context = () if parent is None else self._cache.get(parent)
         if context is None or is_long(request, context):
-            self._later(turn, self._continue(turn, request, context))
+            self._later(turn, partial(self._continue, turn, request, context))
         else:
             self._create(turn, request, context)
 
-    def _later(self, turn: Turn, start: Coroutine[Any, Any, None]) -> None:
+    def _later(self, turn: Turn, start: Callable[[], Coroutine[Any, Any, None]]) -> None:
         """Start a turn when the store has answered, or the parser."""
 
         async def begin() -> None:
             try:
-                await start
+                await start()
             except HubError as error:
                 self._run(self._failed(turn, error))
             except Exception:
@@ -246,7 +272,11 @@ class Session:
         running = _Running(turn, live, parent)
         self._running[turn.lane] = running
         self._outbox.subscribe(
-            live.log, _renderer(turn.lane), cursor=cursor, on_end=lambda: self._ended(running)
+            live.log,
+            _renderer(turn.lane),
+            cursor=cursor,
+            on_end=lambda: self._ended(running),
+            on_text=partial(live.ledger.wrote, "first_written"),
         )
         others = self._others(turn)
         if len(others) < len(self._unwanted):
@@ -256,6 +286,7 @@ class Session:
     def _ended(self, one: _Running) -> None:
         """The terminal event of a lane's response was written."""
         lane, live = one.turn.lane, one.live
+        logs.written(live)
         del self._running[lane]
         self._hub.leave(live)
         if live.recorder.status != "failed":

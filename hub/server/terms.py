@@ -1,14 +1,16 @@
 """On what terms a request waits, as its headers, its endpoint and itself say. Pure.
 
-    X-Hub-Class: completion | chat | background    how urgent it is; by default the endpoint's class
-    X-Hub-Lane: NAME                               requests of one lane leave in order of arrival
-    X-Hub-Deadline-Ms: N                           it must have been dispatched within so many ms
+    X-Hub-Class: completion | chat | background | speculative
+                            how urgent it is; by default the endpoint's class
+    X-Hub-Lane: NAME        requests of one lane leave in order of arrival; of completions the
+                            latest wins
+    X-Hub-Deadline-Ms: N    it must have been dispatched within so many ms
 
 A request with ``service_tier: "flex"`` is of the background class. Who shares with others is told
 apart by the API key that is sent, whatever it is: hub knows no keys yet, and asks for none.
 """
 
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from dataclasses import replace
 from hashlib import blake2b
 
@@ -48,6 +50,27 @@ def terms_of(headers: Mapping[str, str], rank: Class) -> Terms:
 def terms_for(terms: Terms, request: Request) -> Terms:
     """The same terms, as far as the request itself says nothing else."""
     return replace(terms, rank=Class.BACKGROUND) if request.flex else terms
+
+
+def lane_of(terms: Terms, request: Request, client: str) -> Hashable:
+    """The place in which somebody types; ``None`` if nobody does.
+
+    It is the lane that a request of the class ``completion`` names. A request to fill a gap has one
+    in any case: a client's, which only knows itself by its address and name, for as long as what is
+    behind the line of the cursor stays the same. Where nothing is, the first line tells the places
+    of one client apart.
+    """
+    if terms.rank is not Class.COMPLETION:
+        return None
+    if terms.lane:
+        return terms.tenant, terms.lane
+    generation = request.generation
+    if generation.suffix is None:
+        return None
+    behind = generation.suffix.partition("\n")[2].strip()
+    place = behind or (generation.prompt or "").lstrip().partition("\n")[0]
+    digest = blake2b(place.encode(errors="surrogatepass"), digest_size=16).digest()
+    return terms.tenant, client, generation.model, bool(behind), digest
 
 
 def _tenant(authorization: str) -> str:

@@ -21,6 +21,7 @@ from websockets.protocol import OPEN, SEND_EOF
 from websockets.server import ServerProtocol
 
 from hub.api.requests import Json
+from hub.completer import Completer
 from hub.dispatch.terms import Terms
 from hub.errors import CloseCode, HubError
 from hub.hub import Hub
@@ -50,12 +51,14 @@ class Connection(asyncio.Protocol):
         protocol: ServerProtocol,
         *,
         parser: Parser,
+        completer: Completer,
         terms: Terms,
         on_lost: Callable[["Connection"], None],
     ) -> None:
         self._hub = hub
         self._protocol = protocol
         self._parser = parser
+        self._completer = completer
         self._terms = terms
         self._on_lost = on_lost
         self._loop = asyncio.get_running_loop()
@@ -89,6 +92,7 @@ class Connection(asyncio.Protocol):
             self._outbox,
             self._send,
             parser=self._parser,
+            completer=self._completer,
             terms=self._terms,
             on_idle=self._close_if_expired,
         )
@@ -196,11 +200,28 @@ class Connection(asyncio.Protocol):
         for data in self._protocol.data_to_send():
             if data is SEND_EOF:
                 # The closing handshake is over, or the peer broke the protocol.
-                transport.close()
+                self._hang_up(transport)
             else:
                 transport.write(data)
         if self._protocol.close_expected() and self._close_timer is None:
             self._close_timer = self._loop.call_later(CLOSE_TIMEOUT, transport.abort)
+
+    def _hang_up(self, transport: asyncio.Transport) -> None:
+        """Nothing more is sent. The peer may still be sending: what is not read of that would make
+        the kernel answer with a reset, which can cost the peer the close frame. So it is read until
+        the peer hangs up, too, or its time is over."""
+        self._let_go()
+        if transport.can_write_eof():
+            transport.write_eof()
+        else:
+            transport.close()
+
+    def _let_go(self) -> None:
+        """Leave all that runs here; nothing of it is sent any more."""
+        assert self._outbox is not None
+        assert self._session is not None
+        self._outbox.close()
+        self._session.close()
 
     def _send(self, message: Json) -> None:
         transport = self._transport
@@ -262,11 +283,8 @@ class Connection(asyncio.Protocol):
     def _too_slow(self) -> None:
         """The client does not read, or not fast enough: let go of what it reads, and say so behind
         what it has not read yet."""
-        assert self._outbox is not None
-        assert self._session is not None
         self._hub.bounds.reader_closed()
-        self._outbox.close()
-        self._session.close()
+        self._let_go()
         self.close(CloseCode.TRY_AGAIN_LATER, "too slow a reader, connect again and resume")
 
     def _close_if_expired(self) -> None:

@@ -16,7 +16,7 @@ from hub.errors import HubError
 from tests.dispatch.bench import HANG, Act, Bench, ScriptedEngine, Site, Work, rank, timers
 from tests.virtual import virtual
 
-BACKGROUND, CHAT, COMPLETION = (rank(one) for one in reversed(Class))
+COMPLETION, CHAT, BACKGROUND, SPECULATIVE = map(rank, Class)
 SLOW = Act(tokens=0, delay=100)
 
 # Letting in.

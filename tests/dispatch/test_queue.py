@@ -33,8 +33,8 @@ class QueueMachine(RuleBasedStateMachine):
     """Upstreams ``a`` and ``b`` have places, of which a request of the model ``""`` may have any,
     and a large one needs two. The last place of each is not for the background, unless it aged."""
 
-    @initialize(rules=st.tuples(rules, rules, rules), places=st.tuples(*[st.integers(0, 8)] * 2))
-    def start(self, rules: tuple[Rules, Rules, Rules], places: tuple[int, int]) -> None:
+    @initialize(rules=st.tuples(*[rules] * len(Class)), places=st.tuples(*[st.integers(0, 8)] * 2))
+    def start(self, rules: tuple[Rules, ...], places: tuple[int, int]) -> None:
         self.ranks = dict(zip(Class, rules, strict=True))
         self.queue = Queue(self.ranks)
         self.free = dict(zip("ab", places, strict=True))

@@ -1,12 +1,12 @@
 """Where a request runs, by the rules at the top of ``route.py``."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hub.api.requests import Generation, Json
+from hub.api.requests import ContextFile, Generation, Json
 from hub.dispatch.breaker import Breaker
 from hub.dispatch.route import (
     MATCH,
@@ -233,6 +233,20 @@ def test_raw_prompts_share_their_whole_pieces(word: str, same: int, more: int) -
     shared = {key for key, _ in earlier} & {key for key, _ in later}
     assert len(shared) >= same // PIECE
     assert len(shared) == (len(later) if not more else same // PIECE)
+
+
+def test_a_gap_shares_its_files_and_what_is_before_it() -> None:
+    """Where one types, all whole pieces before the cursor are known already; what is behind the gap
+    counts, too."""
+    files = (ContextFile("a.py", "a" * PIECE), ContextFile("b.py", "b"))
+    earlier = replace(raw("x" * 2 * PIECE + "f"), suffix="y" * PIECE, files=files)
+    later = replace(earlier, prompt=f"{earlier.prompt}oo")
+    known = Prefixes()
+    known.note(prefixes_of(earlier))
+    pieces = [len("a.py\n") + PIECE, len("b.py\n") + 1, 2 * PIECE]
+    assert known.match(prefixes_of(later)) == sum(pieces) / (sum(pieces) + 3 + PIECE)
+    assert known.match(prefixes_of(replace(earlier, suffix="z"))) < 1.0
+    assert known.match(prefixes_of(earlier)) == 1.0
 
 
 def test_what_differs_anywhere_is_not_shared_from_there() -> None:

@@ -1,10 +1,12 @@
 """Batches that leave as one request, and batches that are gathered at their upstream."""
 
 import asyncio
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
+from hub.api.requests import ContextFile
 from hub.dispatch.terms import Class
 from tests.dispatch.bench import HANG, Act, Bench, Site, Work, rank
 from tests.virtual import virtual
@@ -41,6 +43,25 @@ async def test_only_equal_raw_completions_of_the_background_class_share_an_array
     assert all(work.started_at == 1.0 for work in (*short, *long, *chats))
     assert bench.engines[0].sent == [short, long]
     assert bench.dispatcher.statistics().arrays == 2
+    await bench.close()
+
+
+@virtual
+async def test_what_fills_a_gap_goes_alone() -> None:
+    """Also beside its equals, and counts with all that is around the gap."""
+    bench = Arrays()
+    gaps = [Work("", HANG, terms=BACKGROUND, raw=True, max_tokens=5) for _ in range(3)]
+    for gap in gaps:
+        files = (ContextFile("a", "x" * 40),)
+        gap.generation = replace(gap.generation, suffix="y" * 40, files=files)
+        gap.submitted_at = asyncio.get_running_loop().time()
+        bench.dispatcher.submit(gap)
+    before = bench.upstreams[0].window.tokens
+    await asyncio.sleep(2)
+    assert all(gap.started_at == 1.0 for gap in gaps)
+    assert bench.engines[0].sent == []
+    prompt = 1 + (len(gaps[0].key) + 80) // 4
+    assert bench.upstreams[0].window.tokens - before == 3 * (prompt + 5)
     await bench.close()
 
 

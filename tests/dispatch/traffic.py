@@ -139,7 +139,7 @@ def rules(draw: st.DrawFn) -> dict[Class, Rules]:
             patience=draw(st.sampled_from([16 * TICK, 100.0])),
             age=draw(st.sampled_from([4 * TICK, 100.0])),
         )
-        for rank, ceiling in zip(Class, (1.0, 0.9, 0.5), strict=True)
+        for rank, ceiling in zip(Class, (1.0, 0.9, 0.5, 0.5), strict=True)
     }
 
 

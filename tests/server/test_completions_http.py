@@ -149,7 +149,7 @@ async def test_a_connection_serves_again_after_a_stream(start: Start) -> None:
         (b"[]", 400, "invalid_type", None),
         (b"{}", 400, "missing_required_parameter", "prompt"),
         (b'{"prompt":[1,2]}', 400, "unsupported_value", "prompt"),
-        (b'{"prompt":"x","suffix":"y"}', 400, "unsupported_parameter", "suffix"),
+        (b'{"prompt":["x","y"],"suffix":"z"}', 400, "invalid_value", "suffix"),
         (b'{"prompt":"x","logprobs":1,"stream":true}', 400, "unsupported_parameter", "logprobs"),
         (b'{"prompt":["x","y"],"model":"none"}', 404, "model_not_found", "model"),
     ],
