@@ -23,6 +23,8 @@ from hub.engines.sim import SimEngine
 from hub.engines.sim_model import DEFAULT_PROFILE, PROFILES
 from hub.errors import HubError
 from hub.hub import Hub
+from hub.key_commands import keys
+from hub.lsp.command import lsp
 from hub.policy import Policy
 from hub.server.app import Server
 from hub.server.courier import Courier
@@ -44,6 +46,8 @@ def main() -> None:
     hub serve                                 serve, on a local model server or a simulated one
     hub serve --upstream http://host:8000/v1  serve, in front of this model server
     hub chat                                  chat in the terminal
+    hub keys create --tenant NAME             an API key for this tenant
+    hub lsp                                   complete code in an editor (a language server)
     hub sim                                   a simulated model server, for trials and tests
     """
 
@@ -112,6 +116,8 @@ def sim(host: str, port: int, profile: str, speed: float, seed: int, faults: boo
 
 main.add_command(bench)
 main.add_command(chat)
+main.add_command(keys)
+main.add_command(lsp)
 
 
 async def _serve(settings: Settings, again: Callable[[], Settings]) -> None:
@@ -150,6 +156,8 @@ async def _serve(settings: Settings, again: Callable[[], Settings]) -> None:
         on_kept=courier.wake,
     )
     hub.on_ended.append(logs.ended)
+    if settings.log_prompts:
+        hub.on_ended.append(logs.texts)
     server = Server(
         hub,
         host=settings.host,
@@ -157,6 +165,7 @@ async def _serve(settings: Settings, again: Callable[[], Settings]) -> None:
         max_message=settings.max_message,
         connection_lifetime=settings.connection_lifetime * 60,
         lab=settings.lab,
+        webhooks=courier.statistics,
     )
     _spare_the_collector()
     try:

@@ -23,37 +23,26 @@ Plain calls decide (``_next``, ``_receive``, ``_sort``); the tasks only wait, re
 
 import asyncio
 import logging
-import random
 from collections import deque
 from collections.abc import Mapping
 from typing import Any, Self
-from urllib.parse import urlsplit
 
 import orjson
-from websockets.asyncio.client import ClientConnection, connect
-from websockets.exceptions import ConnectionClosed, InvalidStatus, InvalidURI, WebSocketException
+from websockets.asyncio.client import ClientConnection
+from websockets.exceptions import ConnectionClosed
 from websockets.protocol import OPEN
 
+from hub.dial import COME_BACK, RETIRED, STABLE, delay, dial, websocket_url, why
 from hub.errors import CloseCode, HubError
 from hub.run import TERMINAL, ClientError, Error, Json, Run, Timings, typed
 
-__all__ = ["Client", "ClientError", "Run", "Timings"]
+__all__ = ["Client", "ClientError", "Run", "Timings", "websocket_url"]
 
 logger = logging.getLogger("hub.client")
 
 LANES = tuple(f"lane-{number}" for number in range(1, 17))
 MAX_WAITING = 256
 """Runs that wait for a lane or for the connection; further ones end with ``too_many_waiting``."""
-MAX_EVENT = 64 << 20
-"""Bytes of the largest event: the terminal one repeats the whole answer."""
-CLOSE_TIMEOUT = 2.0
-"""Seconds that the server has to answer a close frame."""
-STABLE = 5.0
-"""Seconds that a connection must have lived for its loss to count as a first one."""
-COME_BACK = {1001, 1005, 1006, 1011, 1012, 1013}
-"""Close codes after which to connect again; 1005 and 1006 stand for none."""
-
-_RETIRED = "websocket_connection_limit_reached"
 
 
 class Client:
@@ -201,28 +190,13 @@ class Client:
         await self._todo.wait()
 
     def _delay(self, attempt: int) -> float:
-        first, most = self._delays
-        # The exponent is bounded, too: a float overflows at 1024.
-        return random.uniform(0, min(most, first * 2 ** min(attempt, 30)))
+        return delay(attempt, *self._delays)
 
     def _clock(self) -> float:
         return asyncio.get_running_loop().time()
 
     async def _connect(self) -> ClientConnection:
-        try:
-            return await connect(
-                self.url,
-                additional_headers=self._headers,
-                compression=None,
-                max_size=MAX_EVENT,
-                close_timeout=CLOSE_TIMEOUT,
-            )
-        except InvalidStatus as refused:
-            raise _refusal(refused) from None
-        except (OSError, EOFError, WebSocketException) as error:
-            text = f"Cannot connect to {self.url}: {error or type(error).__name__}."
-            hope = not isinstance(error, InvalidURI)
-            raise ClientError("connection_refused", text, retryable=hope) from error
+        return await dial(self.url, self._headers)
 
     async def _serve(self, socket: ClientConnection) -> tuple[int, str]:
         """Read and write until the connection ends: why it did."""
@@ -244,12 +218,7 @@ class Client:
             while True:
                 self._receive(await socket.recv(decode=False))
         except ConnectionClosed as closed:
-            # Who closed first has the reason; if nobody did, the connection was lost.
-            frame = closed.rcvd if closed.rcvd_then_sent is not False else closed.sent
-            frame = frame or closed.sent
-            return (
-                (1006, "the connection was lost") if frame is None else (frame.code, frame.reason)
-            )
+            return why(closed)
         except (ValueError, TypeError, KeyError, AttributeError) as error:
             # Not an event of this protocol: nothing that comes after it could be trusted.
             logger.warning("the server sent what is not an event: %r", error)
@@ -315,7 +284,7 @@ class Client:
 
     def _refused(self, name: str, run: Run | None, error: Error) -> None:
         """An error ends its request, unless it says that this connection takes no more."""
-        retired = error.code == _RETIRED
+        retired = error.code == RETIRED
         self._retiring |= retired
         self._todo.set()
         if run is None:
@@ -359,30 +328,6 @@ class Client:
         self._waiting.extendleft(reversed(back))
         while error is not None and self._waiting:
             self._waiting.popleft()._end(error=error)
-
-
-def websocket_url(url: str) -> str:
-    """The address of hub's WebSocket. Raises ``ValueError`` if ``url`` is not one of a server."""
-    parts = urlsplit(url)
-    scheme = {"http": "ws", "https": "wss"}.get(parts.scheme, parts.scheme)
-    # Looking at the port raises, too, if it is none.
-    if scheme not in ("ws", "wss") or not parts.hostname or parts.port == 0:
-        raise ValueError(f"not a ws:// or http:// URL: {url!r}")
-    path = parts.path.rstrip("/")
-    path = "/v1/responses" if path in ("", "/v1") else path
-    return parts._replace(scheme=scheme, path=path, fragment="").geturl()
-
-
-def _refusal(refused: InvalidStatus) -> Error:
-    """Why the handshake was refused."""
-    status = refused.response.status_code
-    try:
-        return typed(orjson.loads(refused.response.body or b"")["error"])
-    except (ValueError, TypeError, KeyError, AttributeError):
-        # Not an error of hub's: a proxy, or another server.
-        hope = status >= 500 or status == 429
-        text = f"The server refused the connection with HTTP status {status}."
-        return ClientError("connection_refused", text, retryable=hope)
 
 
 def _never_ran() -> Json:

@@ -1,0 +1,78 @@
+"""Making hub's connections from Python, for its clients: where to, whether, and why not."""
+
+import random
+from collections.abc import Mapping
+from urllib.parse import urlsplit
+
+import orjson
+from websockets.asyncio.client import ClientConnection, connect
+from websockets.exceptions import ConnectionClosed, InvalidStatus, InvalidURI, WebSocketException
+
+from hub.run import ClientError, Error, typed
+
+MAX_EVENT = 64 << 20
+"""Bytes of the largest event: the terminal one repeats the whole answer."""
+CLOSE_TIMEOUT = 2.0
+"""Seconds that the server has to answer a close frame."""
+STABLE = 5.0
+"""Seconds that a connection must have lived for its loss to count as a first one."""
+COME_BACK = {1001, 1005, 1006, 1011, 1012, 1013}
+"""Close codes after which to connect again; 1005 and 1006 stand for none."""
+RETIRED = "websocket_connection_limit_reached"
+"""The code of the error that ends a connection which is too old: what it refuses has not run."""
+
+
+def websocket_url(url: str) -> str:
+    """The address of hub's WebSocket. Raises ``ValueError`` if ``url`` is not one of a server."""
+    parts = urlsplit(url)
+    scheme = {"http": "ws", "https": "wss"}.get(parts.scheme, parts.scheme)
+    # Looking at the port raises, too, if it is none.
+    if scheme not in ("ws", "wss") or not parts.hostname or parts.port == 0:
+        raise ValueError(f"not a ws:// or http:// URL: {url!r}")
+    path = parts.path.rstrip("/")
+    path = "/v1/responses" if path in ("", "/v1") else path
+    return parts._replace(scheme=scheme, path=path, fragment="").geturl()
+
+
+async def dial(url: str, headers: Mapping[str, str]) -> ClientConnection:
+    """A new connection; the caller closes it. Raises ``ClientError`` or ``HubError``."""
+    try:
+        return await connect(
+            url,
+            additional_headers=headers,
+            compression=None,
+            max_size=MAX_EVENT,
+            close_timeout=CLOSE_TIMEOUT,
+        )
+    except InvalidStatus as refused:
+        raise _refusal(refused) from None
+    except (OSError, EOFError, WebSocketException) as error:
+        text = f"Cannot connect to {url}: {error or type(error).__name__}."
+        hope = not isinstance(error, InvalidURI)
+        raise ClientError("connection_refused", text, retryable=hope) from error
+
+
+def delay(attempt: int, first: float, most: float) -> float:
+    """Seconds until the next attempt, by chance, so that many clients do not come at once."""
+    # The exponent is bounded, too: a float overflows at 1024.
+    return random.uniform(0, min(most, first * 2 ** min(attempt, 30)))
+
+
+def why(closed: ConnectionClosed) -> tuple[int, str]:
+    """The code and the reason of a close."""
+    # Who closed first has the reason; if nobody did, the connection was lost.
+    frame = closed.rcvd if closed.rcvd_then_sent is not False else closed.sent
+    frame = frame or closed.sent
+    return (1006, "the connection was lost") if frame is None else (frame.code, frame.reason)
+
+
+def _refusal(refused: InvalidStatus) -> Error:
+    """Why the handshake was refused."""
+    status = refused.response.status_code
+    try:
+        return typed(orjson.loads(refused.response.body or b"")["error"])
+    except (ValueError, TypeError, KeyError, AttributeError):
+        # Not an error of hub's: a proxy, or another server.
+        hope = status >= 500 or status == 429
+        text = f"The server refused the connection with HTTP status {status}."
+        return ClientError("connection_refused", text, retryable=hope)

@@ -1,0 +1,1 @@
+"""``hub lsp``: inline completions for any editor that speaks the Language Server Protocol."""
