@@ -24,6 +24,7 @@ from hub.engines.sim_model import DEFAULT_PROFILE, PROFILES
 from hub.errors import HubError
 from hub.hub import Hub
 from hub.key_commands import keys
+from hub.key_file import KeyFileError, Watched
 from hub.lsp.command import lsp
 from hub.policy import Policy
 from hub.server.app import Server
@@ -155,6 +156,7 @@ async def _serve(settings: Settings, again: Callable[[], Settings]) -> None:
         ),
         on_kept=courier.wake,
     )
+    watched = _keys(settings)
     hub.on_ended.append(logs.ended)
     if settings.log_prompts:
         hub.on_ended.append(logs.texts)
@@ -166,6 +168,7 @@ async def _serve(settings: Settings, again: Callable[[], Settings]) -> None:
         connection_lifetime=settings.connection_lifetime * 60,
         lab=settings.lab,
         webhooks=courier.statistics,
+        keys=watched,
     )
     _spare_the_collector()
     try:
@@ -209,6 +212,21 @@ async def _reload(
         logger.warning("a restart is needed for: %s", ", ".join(names))
     click.echo("The settings were read again.")
     return new
+
+
+def _keys(settings: Settings) -> Watched:
+    """Who may use hub."""
+    path = settings.keys_file
+    if settings.keys and not path.exists():
+        raise click.ClickException(f"There are no keys in {path} (--keys): hub keys create.")
+    try:
+        watched = Watched(path)
+    except KeyFileError as error:
+        raise click.ClickException(str(error)) from None
+    count = len(watched.keyring.keys)
+    words = f"{count} in {path}" if count else "none, so whoever reaches hub may use it"
+    click.echo(f"Keys: {words}.")
+    return watched
 
 
 def _store(settings: Settings) -> Store:

@@ -125,6 +125,7 @@ class Completer:
         self,
         asked: Sequence[Request],
         *,
+        tenant: str = "",
         terms: Terms,
         lane: Hashable = None,
         kind: Kind = "foreground",
@@ -137,11 +138,11 @@ class Completer:
         if kind != "foreground":
             terms = replace(terms, rank=Class.SPECULATIVE)
         if lane is None:
-            return self._submit_all(asked, terms)
+            return self._submit_all(asked, tenant, terms)
         self._counts["asked"] += 1
         state = self._lane(lane)
         key = tuple(one.generation for one in asked)
-        callers = [Caller(self._hub.new(one, terms=terms), terms) for one in asked]
+        callers = [Caller(self._hub.new(one, tenant=tenant, terms=terms)) for one in asked]
         found = state.find(asked[0], kind) if len(asked) == 1 else None
         group = state.groups.get(kind)
         sibling = group is not None and group.key == key
@@ -202,13 +203,13 @@ class Completer:
 
     # Asking.
 
-    def _submit_all(self, asked: Sequence[Request], terms: Terms) -> list[Caller]:
+    def _submit_all(self, asked: Sequence[Request], tenant: str, terms: Terms) -> list[Caller]:
         callers: list[Caller] = []
         try:
             for one in asked:
-                live = self._hub.submit(one, terms=terms)
+                live = self._hub.submit(one, tenant=tenant, terms=terms)
                 self._hub.join(live)
-                callers.append(Caller(live, terms))
+                callers.append(Caller(live))
         except HubError:
             for caller in callers:
                 self._hub.leave(caller.live)
@@ -234,7 +235,8 @@ class Completer:
 
     def _dispatch(self, state: Lane, caller: Caller, kind: Kind) -> None:
         """Ask a model server. Raises ``HubError``."""
-        live = self._hub.submit(caller.live.recorder.request, terms=caller.terms)
+        asks = caller.live
+        live = self._hub.submit(asks.recorder.request, tenant=asks.tenant, terms=asks.terms)
         self._hub.join(live)
         self._counts["dispatched"] += 1
         prediction = Prediction(live, kind, lambda one: self._news(state, one))

@@ -177,6 +177,12 @@ class Settings:
     webhook_private: bool = _option(
         "Let webhooks go to private addresses, and over http.", default=False, is_flag=True
     )
+    keys: str | None = _option(
+        "Who may use hub: the file that 'hub keys' writes. Default: keys.json in the directory "
+        "that the store has by default; without any keys everybody may.",
+        default=None,
+        metavar="FILE",
+    )
     lanes: int = _option("Lane names of one WebSocket over its life.", default=32, type=_POSITIVE)
     active_lanes: int = _option(
         "Responses at a time on one WebSocket; further ones wait.", default=16, type=_POSITIVE
@@ -279,8 +285,12 @@ class Settings:
         """Where the store's files are; ``None`` to keep everything in memory."""
         if self.store == "memory":
             return None
-        data = os.environ.get("XDG_DATA_HOME") or "~/.local/share"
-        return Path(self.store or f"{data}/hub").expanduser()
+        return Path(self.store).expanduser() if self.store else _data_directory()
+
+    @property
+    def keys_file(self) -> Path:
+        """Where the keys are: beside the default store, wherever the store is."""
+        return Path(self.keys).expanduser() if self.keys else _data_directory() / "keys.json"
 
     @property
     def models(self) -> dict[str, str]:
@@ -353,3 +363,8 @@ def from_options(values: dict[str, Any]) -> Settings:
         except ValueError as error:
             raise click.BadParameter(str(error), param_hint=f"'{option}'") from None
     return settings
+
+
+def _data_directory() -> Path:
+    data = os.environ.get("XDG_DATA_HOME") or "~/.local/share"
+    return Path(f"{data}/hub").expanduser()

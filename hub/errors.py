@@ -82,6 +82,10 @@ TABLE: dict[str, Row] = {
     "upstream_rejected_request": Row(400, _BAD, Fault.CLIENT),
     # llama.cpp's status and type for a model that cannot fill in the middle.
     "fim_not_supported": Row(501, "not_supported_error", Fault.CLIENT),
+    # Who asks, and what he may.
+    "invalid_api_key": Row(401, _BAD, Fault.CLIENT),
+    "class_not_allowed": Row(403, _BAD, Fault.CLIENT),
+    "admin_required": Row(403, _BAD, Fault.CLIENT),
     "origin_not_allowed": Row(403, _BAD, Fault.CLIENT),
     "lab_not_allowed": Row(403, _BAD, Fault.CLIENT),
     # Bounds.

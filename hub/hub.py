@@ -14,6 +14,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from dataclasses import replace
 
 import orjson
 
@@ -67,6 +68,8 @@ class Hub:
         self.bounds = Bounds(self.policy, live=lambda: self._archive.live, stop=dispatcher.cancel)
         self._accepted = 0
         self._by_status: Counter[str] = Counter()
+        self.on_begun: list[Callable[[Live], None]] = []
+        """Called with every response that was accepted. May not raise."""
         self.on_ended: list[Callable[[Live], None]] = []
         """Called with every response that has ended, when its readers see it. May not raise."""
         self._closing = False
@@ -130,13 +133,14 @@ class Hub:
         context: Sequence[Json] = (),
         *,
         tenant: str = "",
+        terms: Terms = PROMISED,
         idempotency: Idempotency | None = None,
     ) -> Live:
         """Accept a background request: when this returns, it is on disk.
 
         With an ``idempotency`` key that was used before, gives the response of then.
         """
-        live = self.new(request, context, tenant=tenant, terms=PROMISED)
+        live = self.new(request, context, tenant=tenant, terms=terms)
         self.dispatcher.candidates(request.model)
         self._add_job_journal(live)
         record = self._record(live, "queued", None)
@@ -210,17 +214,11 @@ class Hub:
         ``HubError`` ``response_not_found``, also for another tenant's."""
         return await self._archive.open(id, tenant)
 
-    async def history(self, id: str, *, tenant: str = "") -> list[Json]:
-        """The items of a stored chain up to and with the output of ``id``, for the next response.
-
-        Raises ``HubError`` ``previous_response_not_found``.
-        """
-        return await self._archive.history(id, tenant)
-
     async def context(self, request: Request, *, tenant: str = "") -> Sequence[Json]:
-        """The items of the chain that a request goes on from, if it names a parent."""
+        """The items of the stored chain that a request goes on from, if it names a parent. Raises
+        ``HubError`` ``previous_response_not_found``."""
         parent = request.previous_response_id
-        return () if parent is None else await self.history(parent, tenant=tenant)
+        return () if parent is None else await self._archive.history(parent, tenant)
 
     async def result(self, id: str, *, tenant: str = "") -> bytes:
         """The response object as JSON, as it is now: of what readers may see, at least."""
@@ -247,7 +245,7 @@ class Hub:
         live = Live(
             recorder, context, tenant=record.tenant, now=self.now, transcript=Transcript(recorder)
         )
-        live.terms = PROMISED
+        live.terms = replace(PROMISED, tenant=record.tenant)
         if record.result is None:
             self._add_job_journal(live)
             live.log.when_sealed(lambda: self._ended(live))
@@ -356,6 +354,8 @@ class Hub:
     def _watch(self, live: Live) -> None:
         """Hold a response while it lives, count and remember it when it has ended."""
         self._accepted += 1
+        for tell in self.on_begun:
+            tell(live)
         self._archive.add(live)
         live.log.when_sealed(lambda: self._ended(live))
 

@@ -31,11 +31,8 @@ _WORDS = {
 
 
 def default_path() -> Path:
-    """Where the keys are if nobody says otherwise: where the store is by default, wherever it is
-    now, so that the commands need not be told of it."""
-    directory = Settings().store_directory
-    assert directory is not None, "the default store is on disk"
-    return directory / "keys.json"
+    """Where the keys are if nobody says otherwise."""
+    return Settings().keys_file
 
 
 _file = click.option(

@@ -8,7 +8,6 @@ from typing import Any
 from hub.api.infill import Kind
 from hub.api.recorder import TERMINAL_EVENTS
 from hub.api.requests import Generation, Request
-from hub.dispatch.terms import Terms
 from hub.live import Live
 
 _FREE = ("t_max_predict_ms", "t_max_prompt_ms", "cache_prompt")
@@ -34,6 +33,9 @@ class Prediction:
         self._news = on_news
         self._due = False
         live.log.subscribe(self._wake)
+        if live.log.sealed:
+            # Its time was over before it was asked for.
+            self._wake()
 
     @property
     def size(self) -> int:
@@ -87,9 +89,8 @@ class Prediction:
 class Caller:
     """Somebody who asked. ``live`` is its response; read it, then ``Completer.leave``."""
 
-    def __init__(self, live: Live, terms: Terms) -> None:
+    def __init__(self, live: Live) -> None:
         self.live = live
-        self.terms = terms
         self.prediction: Prediction | None = None
         self.reused = False
         """It follows what was asked for before."""

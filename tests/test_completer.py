@@ -547,3 +547,16 @@ def test_nobody_is_told_anything_but_what_follows_its_own_text(
         await bench.close()
 
     run()
+
+
+@virtual
+async def test_a_request_whose_time_is_over_at_once_fails() -> None:
+    """Its prediction has ended before there was anybody to be told."""
+    bench = Bench()
+    late = replace(TERMS, patience=0.0)
+    (caller,) = bench.completer.submit(asked("foo"), terms=late, lane="a")
+    await turns()
+    error = caller.live.recorder.error
+    assert error is not None
+    assert error.code == "deadline_exceeded"
+    await bench.close()

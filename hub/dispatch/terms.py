@@ -38,6 +38,8 @@ class Terms:
     """Requests of one lane leave in the order of their arrival; without a name each is its own."""
     patience: float | None = None
     """Seconds that it may wait to be dispatched; ``None`` for what its class allows."""
+    key: str = ""
+    """The id of the API key that it came with."""
 
 
 DEFAULT = Terms()

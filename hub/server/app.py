@@ -2,7 +2,9 @@
 
 import asyncio
 import logging
+import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from aiohttp import web
@@ -17,11 +19,12 @@ from hub.completer import Completer
 from hub.dispatch.terms import Class
 from hub.errors import CloseCode, HubError
 from hub.hub import Hub
+from hub.key_file import Watched
 from hub.server import completions, courier, http, lab, openapi, scrape, stored
+from hub.server.auth import Gate
 from hub.server.parser import Parser
 from hub.server.protocol import Protocol
 from hub.server.pulse import Pulse
-from hub.server.terms import terms_of
 from hub.server.websocket import Connection
 
 _frames = logging.getLogger("hub.server.frames")
@@ -30,6 +33,9 @@ _frames.setLevel(logging.WARNING)
 
 PING_INTERVAL = 20.0
 """Seconds between pings; a peer that has sent nothing since the last one is given up."""
+
+KEYS_INTERVAL = 1.0
+"""Seconds after which a change of the keys is noticed."""
 
 SECURITY_HEADERS = {
     "Content-Security-Policy": (
@@ -67,9 +73,11 @@ class Server:
         connection_lifetime: float = 3600.0,
         lab: bool = False,
         webhooks: Callable[[], courier.Statistics] = courier.Statistics,
+        keys: Watched | None = None,
     ) -> None:
         """``max_message`` is in bytes, ``connection_lifetime`` in seconds. ``lab``: the laboratory
-        page may change the dispatcher's settings. ``webhooks`` tells how they fare."""
+        page may change the dispatcher's settings. ``webhooks`` tells how they fare. ``keys``: who
+        may use hub, as soon as there are any; everybody without."""
         self._hub = hub
         self._host = host
         self._port = port
@@ -77,9 +85,22 @@ class Server:
         self._lifetime = connection_lifetime
         self._lab = lab
         self._connections: set[Connection] = set()
+        self._releases: dict[Connection, Callable[[], None]] = {}
+        """What tells the gate that one of them is gone."""
         self._gone = asyncio.Event()
         self._parser = Parser()
         self._completer = Completer(hub)
+        self._keys = keys
+        self._gate = Gate(
+            keys.keyring if keys is not None and not keys.keyring.empty else None,
+            now=hub.now,
+            clock=time.monotonic,
+            default_model=hub.policy.default_model,
+            stop=hub.cancel,
+        )
+        hub.on_begun.append(self._gate.hold)
+        hub.on_ended.append(self._gate.ended)
+        self._watching: asyncio.Task[None] | None = None
         self._pulse = Pulse()
         self._webhooks = webhooks
         self._metrics = scrape.metrics_of(
@@ -104,6 +125,7 @@ class Server:
             middlewares=[http.errors, http.origins], client_max_size=self._max_message
         )
         app[http.HUB] = self._hub
+        app[http.GATE] = self._gate
         app[http.PARSER] = self._parser
         app[http.COMPLETER] = self._completer
         app[http.PULSE] = self._pulse
@@ -111,6 +133,7 @@ class Server:
         app[lab.ALLOWED] = self._lab
         app[scrape.METRICS] = self._metrics
         app.on_response_prepare.append(_mark)
+        app.router.add_post("/v1/tickets", http.create_ticket)
         app.router.add_post("/v1/responses", http.create_response)
         app.router.add_get("/v1/responses", self._upgrade)
         app.router.add_post("/v1/responses/compact", stored.compact)
@@ -150,6 +173,8 @@ class Server:
         )
         self._tick()
         self._pulse.start()
+        if self._keys is not None:
+            self._watching = asyncio.create_task(self._watch(self._keys))
         port: int = self._listener.sockets[0].getsockname()[1]
         return port
 
@@ -175,6 +200,8 @@ class Server:
             await self._gone.wait()
         if self._ticker is not None:
             self._ticker.cancel()
+        if self._watching is not None:
+            self._watching.cancel()
         await self._runner.cleanup()
         self._parser.close()
         self._pulse.stop()
@@ -195,7 +222,10 @@ class Server:
         if answer.status_code != 101:
             code = "upgrade_required" if answer.status_code == 426 else "invalid_value"
             raise HubError(code, answer.body.decode().strip())
-        terms = terms_of(request.headers, Class.CHAT)
+        who, spoken = self._gate.caller(request.headers)
+        if spoken is not None:
+            answer.headers["Sec-WebSocket-Protocol"] = spoken
+        terms = self._gate.terms(who, request.headers, Class.CHAT)
         transport = request.transport
         if transport is None:
             raise ConnectionResetError("the client went away")
@@ -206,9 +236,13 @@ class Server:
             protocol,
             parser=self._parser,
             completer=self._completer,
+            tenant=who.tenant,
             terms=terms,
+            gate=self._gate,
             on_lost=self._lost,
         )
+        revoke = partial(connection.close, CloseCode.POLICY_VIOLATION, "the API key is not valid")
+        self._releases[connection] = self._gate.open_socket(who, revoke)
         transport.write(answer.serialize())
         connection.connection_made(transport)
         self._connections.add(connection)
@@ -228,7 +262,17 @@ class Server:
 
     def _lost(self, connection: Connection) -> None:
         self._connections.discard(connection)
+        self._releases.pop(connection)()
         self._gone.set()
+
+    async def _watch(self, keys: Watched) -> None:
+        """Go by what becomes of the keys."""
+        while True:
+            await asyncio.sleep(KEYS_INTERVAL)
+            if (keyring := await asyncio.to_thread(keys.changed)) is not None:
+                self._gate.change(keyring)
+            else:
+                self._gate.look()
 
     def _tick(self) -> None:
         """One timer for the keep-alive of all connections."""

@@ -24,6 +24,7 @@ from hub.dispatch.terms import Class, Terms
 from hub.errors import HubError
 from hub.log import Event
 from hub.prediction import Caller
+from hub.server.auth import Gate
 from hub.server.frames import text_frame
 from hub.server.lanes import Complete, LaneError
 from hub.server.outbox import Outbox
@@ -41,6 +42,8 @@ class CompletionLanes:
         outbox: Outbox,
         send: Callable[[Json], None],
         *,
+        gate: Gate,
+        tenant: str,
         terms: Terms,
         on_idle: Callable[[], None],
     ) -> None:
@@ -50,7 +53,9 @@ class CompletionLanes:
         self._send = send
         # Not its id(), which another connection may have later, and with it what was said here.
         self._own = object()
-        self._terms = replace(terms, rank=Class.COMPLETION, lane="")
+        self._gate = gate
+        self._tenant = tenant
+        self._terms = replace(terms, lane="")
         self._on_idle = on_idle
         self._latest: OrderedDict[str | None, Asked] = OrderedDict()
         self._callers: dict[Caller, tuple[object, str | None]] = {}
@@ -97,8 +102,15 @@ class CompletionLanes:
         self._latest.move_to_end(lane)
         if len(self._latest) > MAX_LANES:
             self._latest.popitem(last=False)
+        rank = Class.COMPLETION if asked.kind == "foreground" else Class.SPECULATIVE
+        terms = replace(self._terms, rank=rank)
+        self._gate.admit(terms, asked.request)
         (caller,) = self._completer.submit(
-            [asked.request], terms=self._terms, lane=self._key(lane), kind=asked.kind
+            [asked.request],
+            tenant=self._tenant,
+            terms=terms,
+            lane=self._key(lane),
+            kind=asked.kind,
         )
         self._callers[caller] = (version, lane)
         self._outbox.subscribe(

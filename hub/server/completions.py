@@ -31,7 +31,7 @@ from hub.live import Live
 from hub.log import Event
 from hub.prediction import Caller
 from hub.server import http, stream
-from hub.server.terms import lane_of, terms_for, terms_of
+from hub.server.terms import lane_of
 
 
 async def create_completion(request: web.Request) -> web.StreamResponse:
@@ -127,11 +127,12 @@ def _reading(
 
     Raises the ``HubError`` of the one that is refused.
     """
-    completer = request.app[http.COMPLETER]
-    terms = terms_for(terms_of(request.headers, Class.COMPLETION), asked[0])
+    completer, who = request.app[http.COMPLETER], http.sender(request)
+    rank = Class.COMPLETION if kind == "foreground" else Class.SPECULATIVE
+    terms = http.admitted(request, who, rank, asked[0])
     client = f"{request.remote} {request.headers.get('User-Agent', '')}"
     lane: Hashable = lane_of(terms, asked[0], client)
-    callers = completer.submit(asked, terms=terms, lane=lane, kind=kind)
+    callers = completer.submit(asked, tenant=who.tenant, terms=terms, lane=lane, kind=kind)
     try:
         yield callers
     finally:

@@ -7,8 +7,9 @@ object. A handler is cancelled when its client goes away, and then leaves its re
 import logging
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from hashlib import sha256
+from math import inf
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
@@ -19,24 +20,26 @@ from hub import __version__
 from hub.api.chat import ChatStream, completion, parse_chat
 from hub.api.prompt import completed
 from hub.api.recorder import TERMINAL_EVENTS
-from hub.api.requests import Json
+from hub.api.requests import Json, Request
 from hub.api.responses import parse_create
 from hub.api.sse import DONE, encode
 from hub.completer import Completer
-from hub.dispatch.terms import Class
+from hub.dispatch.terms import Class, Terms
 from hub.errors import HubError
 from hub.hub import Hub
 from hub.live import Live
 from hub.log import Event
 from hub.server import courier, stream
+from hub.server.auth import SUBPROTOCOL, TICKET_LIFETIME, Gate, Principal
 from hub.server.parser import Parser
 from hub.server.pulse import Pulse
-from hub.server.terms import terms_for, terms_of
+from hub.server.terms import terms_for
 from hub.store.base import Idempotency
 
 logger = logging.getLogger("hub.http")
 
 HUB = stream.HUB
+GATE = web.AppKey("gate", Gate)
 PARSER = web.AppKey("parser", Parser)
 COMPLETER = web.AppKey("completer", Completer)
 PULSE = web.AppKey("pulse", Pulse)
@@ -129,20 +132,53 @@ def timed(answer: web.Response, live: Live) -> web.Response:
     return answer
 
 
+def sender(request: web.Request) -> Principal:
+    """Who sends a request. Raises ``HubError`` ``invalid_api_key``."""
+    return request.app[GATE].principal(request.headers)
+
+
+def admin(request: web.Request) -> Principal:
+    """The same, of what concerns everybody. Raises ``HubError`` ``admin_required``, too."""
+    who = sender(request)
+    if not who.admin:
+        raise HubError("admin_required", "This takes a key that was created with --admin.")
+    return who
+
+
+def admitted(request: web.Request, who: Principal, rank: Class, asked: Request) -> Terms:
+    """On what terms a response is to be made that somebody asks for, who may. Raises
+    ``HubError``."""
+    gate = request.app[GATE]
+    terms = terms_for(gate.terms(who, request.headers, rank), asked)
+    gate.admit(terms, asked)
+    return terms
+
+
+async def create_ticket(request: web.Request) -> web.StreamResponse:
+    """``POST /v1/tickets``: for one WebSocket of a browser, which cannot show its key there."""
+    ticket = request.app[GATE].ticket(sender(request))
+    answer = {"ticket": ticket, "expires_in": int(TICKET_LIFETIME), "subprotocol": SUBPROTOCOL}
+    return json_response(answer)
+
+
 async def create_response(request: web.Request) -> web.StreamResponse:
     """``POST /v1/responses``: JSON, SSE with ``stream: true``, or at once with ``background``."""
-    hub = request.app[HUB]
+    hub, who = request.app[HUB], sender(request)
     asked = await read(request, lambda body: completed(parse_create(body)))
     idempotency = _idempotency(request, await request.read(), hub)
-    live = None if idempotency is None else await hub.repeated(idempotency)
+    live = None if idempotency is None else await hub.repeated(idempotency, tenant=who.tenant)
     if live is None:
-        context = await hub.context(asked)
+        terms = admitted(request, who, Class.BACKGROUND if asked.background else Class.CHAT, asked)
+        context = await hub.context(asked, tenant=who.tenant)
         asked = await request.app[PARSER].with_messages(asked, context)
+        tenant = who.tenant
         if asked.background:
-            live = await hub.accept(asked, context, idempotency=idempotency)
+            terms = replace(terms, patience=inf)
+            live = await hub.accept(
+                asked, context, tenant=tenant, terms=terms, idempotency=idempotency
+            )
         else:
-            terms = terms_for(terms_of(request.headers, Class.CHAT), asked)
-            live = hub.submit(asked, context, terms=terms, idempotency=idempotency)
+            live = hub.submit(asked, context, tenant=tenant, terms=terms, idempotency=idempotency)
     with reading(hub, live):
         if asked.stream:
             return await stream.send(request, live, sse_block, heartbeat=HEARTBEAT)
@@ -155,10 +191,10 @@ async def create_response(request: web.Request) -> web.StreamResponse:
 
 async def create_chat_completion(request: web.Request) -> web.StreamResponse:
     """``POST /v1/chat/completions``: JSON, or SSE with ``stream: true``."""
-    hub = request.app[HUB]
+    hub, who = request.app[HUB], sender(request)
     asked = await read(request, parse_chat)
-    terms = terms_for(terms_of(request.headers, Class.CHAT), asked)
-    live = hub.submit(asked, terms=terms)
+    terms = admitted(request, who, Class.CHAT, asked)
+    live = hub.submit(asked, tenant=who.tenant, terms=terms)
     with reading(hub, live):
         if asked.stream:
             # A failure before the first news is an HTTP error, which clients know how to retry.
@@ -174,26 +210,34 @@ async def create_chat_completion(request: web.Request) -> web.StreamResponse:
 
 async def list_models(request: web.Request) -> web.StreamResponse:
     """``GET /v1/models``."""
-    models = await request.app[HUB].dispatcher.models()
+    models = await _models(request)
     return json_response({"object": "list", "data": [_model(*one) for one in models.items()]})
 
 
 async def get_model(request: web.Request) -> web.StreamResponse:
     """``GET /v1/models/{model}``."""
     name = request.match_info["model"]
-    models = await request.app[HUB].dispatcher.models()
+    models = await _models(request)
     if name not in models:
         raise HubError("model_not_found", f"No model '{name[:64]}' is served here.", param="model")
     return json_response(_model(name, models[name]))
 
 
+async def _models(request: web.Request) -> dict[str, str]:
+    """Those that the sender may use, each with who serves it."""
+    key = sender(request).key
+    models = await request.app[HUB].dispatcher.models()
+    return {name: by for name, by in models.items() if key is None or key.allows_model(name)}
+
+
 async def health(request: web.Request) -> web.StreamResponse:
-    """``GET /health``: that hub is alive, and what it is doing."""
-    hub = request.app[HUB]
+    """``GET /health``: that hub is alive and, for whom it concerns, what it is doing."""
+    hub, alive = request.app[HUB], {"status": "ok", "version": __version__}
+    if not _may_know(request):
+        return json_response(alive)
     return json_response(
         {
-            "status": "ok",
-            "version": __version__,
+            **alive,
             "responses": asdict(hub.statistics()),
             "bounds": asdict(hub.bounds.statistics()),
             "dispatcher": asdict(hub.dispatcher.statistics()),
@@ -220,6 +264,13 @@ async def read(request: web.Request, parse: Callable[[Any], T]) -> T:
         return parse(value)
 
     return await request.app[PARSER].run(len(body), work)
+
+
+def _may_know(request: web.Request) -> bool:
+    try:
+        return sender(request).admin
+    except HubError:
+        return False
 
 
 def _model(name: str, owner: str) -> Json:

@@ -13,7 +13,7 @@ from hub.api.requests import Json
 from hub.dispatch.dispatcher import Dispatcher
 from hub.dispatch.terms import Class
 from hub.errors import HubError
-from hub.server.http import HUB, json_response, read
+from hub.server.http import HUB, admin, json_response, read
 
 ALLOWED = web.AppKey("lab", bool)
 """Whether the settings may be changed."""
@@ -27,11 +27,13 @@ _CHANGED = (Class.CHAT, Class.BACKGROUND)
 
 async def get_settings(request: web.Request) -> web.StreamResponse:
     """``GET /lab/settings``: what holds for chat, and whether it can be changed."""
+    admin(request)
     return json_response(_settings(request))
 
 
 async def change_settings(request: web.Request) -> web.StreamResponse:
     """``POST /lab/settings``: changes what is named, for chat and background; the rest stays."""
+    admin(request)
     if not request.app[ALLOWED]:
         raise HubError(
             "lab_not_allowed", "The settings cannot be changed: hub was started without --lab."

@@ -25,6 +25,7 @@ from hub.dispatch.upstream import UpstreamStatistics
 from hub.hub import Hub
 from hub.metrics import Metrics
 from hub.server import courier, pulse
+from hub.server.http import admin
 
 METRICS = web.AppKey("metrics", Metrics)
 
@@ -37,6 +38,7 @@ Connections = tuple[int, int, int]
 
 async def metrics(request: web.Request) -> web.StreamResponse:
     """Answer a scrape."""
+    admin(request)
     body = generate_latest(request.app[METRICS].registry)
     return web.Response(body=body, headers={"Content-Type": CONTENT_TYPE_LATEST})
 

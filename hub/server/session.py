@@ -25,6 +25,7 @@ from hub.errors import HubError
 from hub.hub import Hub
 from hub.live import Live
 from hub.log import Event
+from hub.server.auth import Gate
 from hub.server.cache import ResponseCache
 from hub.server.completion_lanes import CompletionLanes
 from hub.server.frames import event_frame
@@ -94,15 +95,20 @@ class Session:
         *,
         parser: Parser,
         completer: Completer,
+        gate: Gate,
+        tenant: str,
         terms: Terms,
         on_idle: Callable[[], None],
     ) -> None:
-        """``send`` sends a message that is no event; ``terms`` hold for all requests; ``on_idle``
-        is called when nothing runs and nothing waits any more."""
+        """``send`` sends a message that is no event; ``terms`` hold for all requests, each of which
+        asks ``gate``; what is stored is the ``tenant``'s; ``on_idle`` is called when nothing runs
+        and nothing waits any more."""
         self._hub = hub
         self._outbox = outbox
         self._send = send
         self._parser = parser
+        self._gate = gate
+        self._tenant = tenant
         self._terms = terms
         self._on_idle = on_idle
         policy = hub.policy
@@ -110,7 +116,7 @@ class Session:
             max_lanes=policy.lanes, max_active=policy.active_lanes, max_waiting=policy.waiting
         )
         self._completions = CompletionLanes(
-            completer, outbox, send, terms=terms, on_idle=self._rest
+            completer, outbox, send, gate=gate, tenant=tenant, terms=terms, on_idle=self._rest
         )
         self._cache = ResponseCache()
         self._running: dict[str | None, _Running] = {}
@@ -211,7 +217,7 @@ class Session:
 
     def _start(self, turn: Turn) -> None:
         if isinstance(turn, Resume):
-            live = self._hub.find(turn.response_id)
+            live = self._hub.find(turn.response_id, tenant=self._tenant)
             if live is None:
                 self._later(turn, partial(self._resume, turn))
             else:
@@ -251,19 +257,20 @@ class Session:
         task.add_done_callback(self._starting.pop)
 
     async def _resume(self, turn: Resume) -> None:
-        live = await self._hub.open(turn.response_id)
+        live = await self._hub.open(turn.response_id, tenant=self._tenant)
         self._read(turn, live, cursor=turn.starting_after)
 
     async def _continue(
         self, turn: Create, request: Request, context: Sequence[Json] | None
     ) -> None:
         if context is None:
-            context = await self._hub.context(request)
+            context = await self._hub.context(request, tenant=self._tenant)
         self._create(turn, await self._parser.with_messages(request, context), context)
 
     def _create(self, turn: Turn, request: Request, context: Sequence[Json]) -> None:
         terms = terms_for(self._terms, request)
-        live = self._hub.submit(request, context, terms=terms)
+        self._gate.admit(terms, request)
+        live = self._hub.submit(request, context, tenant=self._tenant, terms=terms)
         self._read(turn, live, cursor=-1, parent=request.previous_response_id)
 
     def _read(self, turn: Turn, live: Live, *, cursor: int, parent: str | None = None) -> None:

@@ -10,23 +10,36 @@ from hub.api.prompt import completed
 from hub.api.requests import Json, estimate_tokens
 from hub.api.responses import parse_create
 from hub.api.sse import DONE
+from hub.dispatch.terms import Class
 from hub.errors import HubError
 from hub.server import stream
-from hub.server.http import HEARTBEAT, HUB, PARSER, json_response, read, reading, sse_block
+from hub.server.http import (
+    HEARTBEAT,
+    HUB,
+    PARSER,
+    admitted,
+    json_response,
+    read,
+    reading,
+    sender,
+    sse_block,
+)
 
 MAX_PAGE = 100
 
 
 async def get_response(request: web.Request) -> web.StreamResponse:
     """``GET /v1/responses/{id}``: the response as it is now, or its events after a cursor."""
-    hub = request.app[HUB]
+    hub, tenant = request.app[HUB], sender(request).tenant
     id = request.match_info["id"]
     if request.query.get("stream") != "true":
         return web.Response(
-            body=await hub.result(id), content_type="application/json", charset="utf-8"
+            body=await hub.result(id, tenant=tenant),
+            content_type="application/json",
+            charset="utf-8",
         )
     cursor = _integer(request, "starting_after", -1)
-    live = await hub.open(id)
+    live = await hub.open(id, tenant=tenant)
     live.check_cursor(cursor, "starting_after")
     if live.log.sealed and cursor == live.log.last:
         return web.Response(body=DONE, headers=stream.HEADERS)
@@ -37,7 +50,7 @@ async def get_response(request: web.Request) -> web.StreamResponse:
 async def cancel_response(request: web.Request) -> web.StreamResponse:
     """``POST /v1/responses/{id}/cancel``: background responses only; idempotent."""
     hub = request.app[HUB]
-    live = await hub.open(request.match_info["id"])
+    live = await hub.open(request.match_info["id"], tenant=sender(request).tenant)
     if not live.background:
         raise HubError(
             "invalid_value",
@@ -51,13 +64,14 @@ async def cancel_response(request: web.Request) -> web.StreamResponse:
 async def delete_response(request: web.Request) -> web.StreamResponse:
     """``DELETE /v1/responses/{id}``."""
     id = request.match_info["id"]
-    await request.app[HUB].delete(id)
+    await request.app[HUB].delete(id, tenant=sender(request).tenant)
     return json_response({"id": id, "object": "response", "deleted": True})
 
 
 async def list_input_items(request: web.Request) -> web.StreamResponse:
     """``GET /v1/responses/{id}/input_items``: what the model was given, newest first."""
-    live = await request.app[HUB].open(request.match_info["id"])
+    hub, tenant = request.app[HUB], sender(request).tenant
+    live = await hub.open(request.match_info["id"], tenant=tenant)
     limit = _integer(request, "limit", 20)
     if not 1 <= limit <= MAX_PAGE:
         raise HubError("invalid_value", f"'limit' must be 1 to {MAX_PAGE}.", param="limit")
@@ -90,8 +104,9 @@ async def list_input_items(request: web.Request) -> web.StreamResponse:
 
 async def count_input_tokens(request: web.Request) -> web.StreamResponse:
     """``POST /v1/responses/input_tokens``: an estimate, four characters to the token."""
+    tenant = sender(request).tenant
     asked = await read(request, lambda body: completed(parse_create(body)))
-    context = await request.app[HUB].context(asked)
+    context = await request.app[HUB].context(asked, tenant=tenant)
     asked = await request.app[PARSER].with_messages(asked, context)
     messages = asked.generation.messages
     return json_response(
@@ -101,11 +116,12 @@ async def count_input_tokens(request: web.Request) -> web.StreamResponse:
 
 async def compact(request: web.Request) -> web.StreamResponse:
     """``POST /v1/responses/compact``: a model summarises; nothing is stored."""
-    hub = request.app[HUB]
+    hub, who = request.app[HUB], sender(request)
     asked = await read(request, lambda body: completed(parse_compact(body)))
-    context = await hub.context(asked)
+    terms = admitted(request, who, Class.CHAT, asked)
+    context = await hub.context(asked, tenant=who.tenant)
     asked = await request.app[PARSER].with_messages(asked, context)
-    live = hub.submit(asked, context)
+    live = hub.submit(asked, context, tenant=who.tenant, terms=terms)
     with reading(hub, live):
         await live.until_ended()
     if live.recorder.error is not None:

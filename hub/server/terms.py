@@ -60,7 +60,7 @@ def lane_of(terms: Terms, request: Request, client: str) -> Hashable:
     behind the line of the cursor stays the same. Where nothing is, the first line tells the places
     of one client apart.
     """
-    if terms.rank is not Class.COMPLETION:
+    if terms.rank not in (Class.COMPLETION, Class.SPECULATIVE):
         return None
     if terms.lane:
         return terms.tenant, terms.lane

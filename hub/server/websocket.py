@@ -25,6 +25,7 @@ from hub.completer import Completer
 from hub.dispatch.terms import Terms
 from hub.errors import CloseCode, HubError
 from hub.hub import Hub
+from hub.server.auth import Gate
 from hub.server.frames import text_frame
 from hub.server.lanes import Command
 from hub.server.outbox import Outbox, bound_buffers
@@ -52,6 +53,8 @@ class Connection(asyncio.Protocol):
         *,
         parser: Parser,
         completer: Completer,
+        gate: Gate,
+        tenant: str,
         terms: Terms,
         on_lost: Callable[["Connection"], None],
     ) -> None:
@@ -59,6 +62,8 @@ class Connection(asyncio.Protocol):
         self._protocol = protocol
         self._parser = parser
         self._completer = completer
+        self._gate = gate
+        self._tenant = tenant
         self._terms = terms
         self._on_lost = on_lost
         self._loop = asyncio.get_running_loop()
@@ -93,6 +98,8 @@ class Connection(asyncio.Protocol):
             self._send,
             parser=self._parser,
             completer=self._completer,
+            gate=self._gate,
+            tenant=self._tenant,
             terms=self._terms,
             on_idle=self._close_if_expired,
         )

@@ -1,0 +1,268 @@
+"""Keys over sockets: who gets in, whose responses he sees, and what a revoked key loses."""
+
+import asyncio
+import json
+import random
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import pytest
+from websockets.asyncio.client import ClientConnection, connect
+from websockets.exceptions import ConnectionClosed, InvalidStatus
+from websockets.typing import Subprotocol
+
+from hub.key_file import Watched, save
+from hub.keys import RANDOM_BYTES, Keyring, new_key
+from hub.server import app
+from tests.running import Running, Start
+
+(ADA, _ada), (BOB, _bob), (ADMIN, _admin) = (
+    new_key(bytes([number]) * RANDOM_BYTES, tenant=tenant, now=0, admin=number == 3)
+    for number, tenant in ((1, "ada"), (2, "bob"), (3, "ops"))
+)
+RING = Keyring([_ada, _bob, _admin])
+MISSING = "resp_" + "0" * 32
+
+Ask = Callable[..., Awaitable[tuple[int, Any]]]
+
+
+@pytest.fixture
+def keys(tmp_path: Path) -> Watched:
+    save(tmp_path / "keys.json", RING)
+    return Watched(tmp_path / "keys.json")
+
+
+@pytest.fixture
+async def hub(start: Start, keys: Watched) -> Running:
+    return await start(keys=keys)
+
+
+def bearer(key: str) -> dict[str, str]:
+    return {"Authorization": f"Bearer {key}"}
+
+
+async def ask(
+    session: aiohttp.ClientSession, hub: Running, key: str, method: str, path: str, body: Any = None
+) -> tuple[int, Any]:
+    headers = bearer(key) if key else {}
+    async with session.request(method, hub.url + path, json=body, headers=headers) as answer:
+        return answer.status, await answer.json()
+
+
+PRIVATE = [
+    ("POST", "/v1/responses"),
+    ("GET", "/v1/responses/x"),
+    ("DELETE", "/v1/responses/x"),
+    ("POST", "/v1/responses/x/cancel"),
+    ("GET", "/v1/responses/x/input_items"),
+    ("POST", "/v1/responses/compact"),
+    ("POST", "/v1/responses/input_tokens"),
+    ("POST", "/v1/chat/completions"),
+    ("POST", "/v1/completions"),
+    ("POST", "/v1/fim/completions"),
+    ("POST", "/infill"),
+    ("POST", "/v1/infill"),
+    ("GET", "/v1/models"),
+    ("GET", "/v1/models/sim"),
+    ("POST", "/v1/tickets"),
+    ("GET", "/metrics"),
+    ("GET", "/lab/settings"),
+    ("POST", "/lab/settings"),
+]
+PUBLIC = {"/", "/lab", "/health", "/openapi.json", "/v1/responses"}
+"""Pages, what says that hub lives, and the WebSocket, which has a test of its own."""
+BODIES = {
+    "/v1/completions": {"prompt": "x"},
+    "/v1/fim/completions": {"prompt": "x"},
+    "/infill": {"input_prefix": "", "input_suffix": ""},
+    "/v1/infill": {"input_prefix": "", "input_suffix": ""},
+    "/v1/chat/completions": {"messages": [{"role": "user", "content": "x"}]},
+}
+
+
+@pytest.mark.parametrize("key", ["", "nonsense", ADA[:-1]])
+async def test_nothing_is_done_without_a_good_key(hub: Running, key: str) -> None:
+    async with aiohttp.ClientSession() as session:
+        for method, path in PRIVATE:
+            status, body = await ask(session, hub, key, method, path, BODIES.get(path, {}))
+            error = body["error"]
+            code = 401 if "infill" in path else "invalid_api_key"
+            assert (status, error["code"]) == (401, code), path
+            assert not key or key not in error["message"]
+        status, body = await ask(session, hub, key, "GET", "/health")
+        assert (status, {*body}) == (200, {"status", "version"})
+
+
+async def test_the_list_of_private_endpoints_is_whole(hub: Running) -> None:
+    """A new endpoint is private, or is named as public."""
+    runner = hub.server._runner
+    assert runner is not None
+    application = runner.app
+    assert application is not None
+    files = {f"/{path.name}" for path in app.STATIC_FILES}
+    routes = {
+        (route.method, getattr(route.resource, "canonical", ""))
+        for route in application.router.routes()
+    }
+    listed = {(method, path.replace("/x", "/{id}")) for method, path in PRIVATE}
+    listed |= {("GET", "/v1/models/{model}")}
+    for method, path in routes:
+        if method != "HEAD" and path not in files | PUBLIC:
+            assert (method, path) in listed
+
+
+async def test_some_things_concern_administrators_only(hub: Running) -> None:
+    async with aiohttp.ClientSession() as session:
+        for method, path in (("GET", "/lab/settings"), ("POST", "/lab/settings")):
+            status, body = await ask(session, hub, ADA, method, path, {})
+            assert (status, body["error"]["code"]) == (403, "admin_required")
+        assert {*(await ask(session, hub, ADA, "GET", "/health"))[1]} == {"status", "version"}
+        assert "dispatcher" in (await ask(session, hub, ADMIN, "GET", "/health"))[1]
+        assert (await ask(session, hub, ADMIN, "GET", "/lab/settings"))[0] == 200
+        async with session.get(f"{hub.url}/metrics", headers=bearer(ADMIN)) as answer:
+            assert answer.status == 200
+
+
+# Ownership.
+
+
+async def make(session: aiohttp.ClientSession, hub: Running, key: str, **fields: Any) -> Any:
+    status, body = await ask(session, hub, key, "POST", "/v1/responses", {"input": "hi", **fields})
+    assert status == 200
+    return body
+
+
+def uses(id: str) -> list[tuple[str, str, Any]]:
+    """Every way to get at a response by its id."""
+    return [
+        ("GET", f"/v1/responses/{id}", None),
+        ("GET", f"/v1/responses/{id}?stream=true", None),
+        ("GET", f"/v1/responses/{id}?stream=true&starting_after=3", None),
+        ("GET", f"/v1/responses/{id}/input_items", None),
+        ("POST", f"/v1/responses/{id}/cancel", None),
+        ("POST", "/v1/responses", {"input": "and?", "previous_response_id": id}),
+        ("POST", "/v1/responses", {"input": "x", "previous_response_id": id, "background": True}),
+        ("POST", "/v1/responses/input_tokens", {"input": "x", "previous_response_id": id}),
+        ("POST", "/v1/responses/compact", {"model": "sim", "previous_response_id": id}),
+        ("DELETE", f"/v1/responses/{id}", None),
+    ]
+
+
+@pytest.mark.parametrize("seed", range(3))
+async def test_anothers_response_is_like_a_missing_one(hub: Running, seed: int) -> None:
+    """In every way to use it, in memory and in the store, running and ended: the same status, the
+    same body but for the id; and its owner has it as it was."""
+    rng = random.Random(seed)
+    async with aiohttp.ClientSession() as session:
+        whose = {}
+        for _ in range(4):
+            key = rng.choice([ADA, BOB])
+            made = await make(session, hub, key, background=rng.random() < 0.5)
+            whose[made["id"]] = key
+        ids = [*whose] * 3
+        rng.shuffle(ids)
+        for id in ids:
+            other = BOB if whose[id] == ADA else ADA
+            here, missing = uses(id), uses(MISSING)
+            for at in rng.sample(range(len(here)), 5):
+                foreign = await ask(session, hub, other, *here[at])
+                none = await ask(session, hub, other, *missing[at])
+                assert foreign[0] == none[0]
+                assert foreign[0] in (400, 404)
+                assert json.dumps(foreign[1]).replace(id, MISSING) == json.dumps(none[1])
+        for id, key in whose.items():
+            status, body = await ask(session, hub, key, "GET", f"/v1/responses/{id}")
+            assert (status, body["id"]) == (200, id)
+
+
+async def test_an_idempotency_key_is_its_tenants(hub: Running) -> None:
+    async with aiohttp.ClientSession() as session:
+        ids = []
+        for key in (ADA, BOB, ADA):
+            headers = {**bearer(key), "Idempotency-Key": "order-66"}
+            body = {"input": "hi", "background": True}
+            async with session.post(
+                f"{hub.url}/v1/responses", json=body, headers=headers
+            ) as answer:
+                ids.append((await answer.json())["id"])
+    assert ids[0] == ids[2] != ids[1]
+
+
+async def test_a_lane_resumes_its_tenants_responses_only(hub: Running) -> None:
+    async with aiohttp.ClientSession() as session:
+        id = (await make(session, hub, ADA))["id"]
+    frames = {}
+    for key, asked in ((ADA, id), (BOB, id), (BOB, MISSING)):
+        async with connect(hub.ws, additional_headers=bearer(key)) as ws:
+            await ws.send(json.dumps({"type": "response.resume", "response_id": asked}))
+            frames[key, asked] = json.loads(await ws.recv())
+            chained = {"type": "response.create", "input": "x", "previous_response_id": asked}
+            if key == BOB:
+                await ws.send(json.dumps(chained))
+                error = json.loads(await ws.recv())
+                assert error["error"]["code"] == "previous_response_not_found"
+    assert frames[ADA, id]["type"] == "response.created"
+    foreign, none = frames[BOB, id], frames[BOB, MISSING]
+    assert json.dumps(foreign).replace(id, MISSING) == json.dumps(none)
+
+
+# WebSockets.
+
+
+async def until_closed(ws: ClientConnection) -> None:
+    while True:
+        await ws.recv()
+
+
+@pytest.mark.parametrize(
+    ("headers", "subprotocols"),
+    [({}, None), (bearer("nonsense"), None), ({}, ["hub"]), ({}, ["hub", "hub.ticket.nonsense"])],
+)
+async def test_a_websocket_without_a_good_key_is_refused_before_it_opens(
+    hub: Running, headers: dict[str, str], subprotocols: list[str] | None
+) -> None:
+    offered = None if subprotocols is None else [Subprotocol(one) for one in subprotocols]
+    with pytest.raises(InvalidStatus) as refused:
+        async with connect(hub.ws, additional_headers=headers, subprotocols=offered):
+            pass
+    assert refused.value.response.status_code == 401
+
+
+async def test_a_browser_opens_one_with_a_ticket(hub: Running) -> None:
+    async with aiohttp.ClientSession() as session:
+        _, ticket = await ask(session, hub, ADA, "POST", "/v1/tickets")
+    offered = [Subprotocol(ticket["subprotocol"]), Subprotocol(f"hub.ticket.{ticket['ticket']}")]
+    async with connect(hub.ws, subprotocols=offered) as ws:
+        assert ws.subprotocol == "hub"
+        await ws.send(json.dumps({"type": "response.create", "input": "hi"}))
+        assert json.loads(await ws.recv())["type"] == "response.created"
+    with pytest.raises(InvalidStatus):
+        async with connect(hub.ws, subprotocols=offered):
+            pass
+
+
+async def test_a_revoked_key_loses_its_sockets_and_what_it_runs(
+    start: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever changes the file need not tell the running hub; others notice nothing."""
+    monkeypatch.setattr(app, "KEYS_INTERVAL", 0.01)
+    path = tmp_path / "keys.json"
+    await asyncio.to_thread(save, path, RING)
+    hub = await start(keys=await asyncio.to_thread(Watched, path), speed=1.0)
+    async with (
+        connect(hub.ws, additional_headers=bearer(ADA)) as ada,
+        connect(hub.ws, additional_headers=bearer(BOB)) as bob,
+    ):
+        for ws in (ada, bob):
+            await ws.send(json.dumps({"type": "response.create", "input": "hi", "store": False}))
+            await ws.recv()
+        await asyncio.to_thread(save, path, RING.revoked(_ada.id, 1.0))
+        with pytest.raises(ConnectionClosed) as closed:
+            await until_closed(ada)
+        assert closed.value.rcvd is not None
+        assert closed.value.rcvd.code == 1008
+        async with aiohttp.ClientSession() as session:
+            assert (await ask(session, hub, ADA, "GET", "/v1/models"))[0] == 401
+        assert json.loads(await bob.recv())["type"].startswith("response.")
