@@ -1,123 +1,37 @@
 """``hub bench``: the commands. Each states what its figures mean."""
 
 import asyncio
-import gc
 import signal
 import sys
-from collections.abc import Callable, Coroutine
 from pathlib import Path
-from typing import Any, TypeVar
 
 import click
-import orjson
 
-from hub.bench import failover, hot_path, machine, memory, report
-from hub.bench.clients import Target
+from hub.bench import definitions, failover, hot_path, machine, memory
+from hub.bench.agree_command import agree_command
+from hub.bench.compare_commands import modes_command, sweep_command
 from hub.bench.dispatch_command import dispatch_command
-from hub.bench.load import Run
-from hub.bench.plan import Load
+from hub.bench.keys_command import keys_command
+from hub.bench.load_command import load_command
+from hub.bench.options import AT_LEAST_0, AT_LEAST_1, json_file
 from hub.bench.processes import StartError
+from hub.bench.running import run, write_json
 from hub.bench.source import TokenSource
 
-T = TypeVar("T")
-_AT_LEAST_1 = click.IntRange(min=1)
-_SECONDS = click.FloatRange(min=0)
-_json_file = click.option(
-    "--json", "file", type=click.Path(dir_okay=False, path_type=Path), help="Write all figures."
+
+@click.group(
+    help=f"""Measure a server: latencies, throughput, goodput, CPU time, memory.
+
+\b
+hub bench sweep --rate 4 --flush-interval 0,300   what a setting does to TTFT, simulated
+hub bench modes                                   synchronous, polled, SSE, lanes: one load
+hub bench load --any-text --url URL               one run against a server of yours
+
+{definitions.for_help()}
+"""
 )
-
-
-@click.group()
 def bench() -> None:
-    """Measure a server: latencies, throughput, CPU time per token, memory.
-
-    \b
-    TTFT  time to the first text that is not empty, from when the request was written or, with
-          --rate, was due (AIPerf's and vLLM's benchmark's definition; role chunks do not count)
-    ITL   gaps between two frames with text (vLLM's benchmark; AIPerf calls them ICL)
-    TPOT  (E2E - TTFT) / (tokens - 1) (vLLM's benchmark; AIPerf calls this ITL)
-    E2E   to the end of the response
-    """
-
-
-@bench.command()
-@click.option("--url", default="http://127.0.0.1:8765", show_default=True, help="The server.")
-@click.option("--key", envvar="HUB_BENCH_KEY", help="Its API key, if it asks for one.")
-@click.option(
-    "--mode",
-    default="lanes",
-    show_default=True,
-    type=click.Choice(["lanes", "sse", "chat"]),
-    help="Responses on WebSocket lanes, Responses over SSE, or Chat Completions over SSE.",
-)
-@click.option(
-    "--connections",
-    default=16,
-    show_default=True,
-    type=_AT_LEAST_1,
-    help="WebSockets, or streams over HTTP.",
-)
-@click.option(
-    "--lanes",
-    default=16,
-    show_default=True,
-    type=_AT_LEAST_1,
-    help="Lanes of each WebSocket; 1: only the default lane.",
-)
-@click.option("--requests", type=_AT_LEAST_1, help="Measure so many responses ...")
-@click.option("--seconds", type=_SECONDS, help="... or for so long. Default: 10 s.")
-@click.option(
-    "--rate",
-    type=click.FloatRange(min=0, min_open=True),
-    help="Open loop: so many requests per second arrive, by a Poisson process, whatever the "
-    "server does. Default: closed loop, every stream asks again when its response has ended.",
-)
-@click.option(
-    "--max-tokens", default=256, show_default=True, type=_AT_LEAST_1, help="Of each response."
-)
-@click.option("--prompt-tokens", default=16, show_default=True, type=_AT_LEAST_1, help="About.")
-@click.option("--model", default="bench", show_default=True, help="The model's name in requests.")
-@click.option("--store/--no-store", default=False, help="Let the server keep the responses.")
-@click.option(
-    "--warmup", default=1.0, show_default=True, type=_SECONDS, help="Seconds before measuring."
-)
-@click.option(
-    "--drain",
-    default=30.0,
-    show_default=True,
-    type=_SECONDS,
-    help="Seconds that what runs at the end may take; then it is cut off.",
-)
-@click.option("--seed", default=0, show_default=True, help="Of arrivals, lengths and texts.")
-@click.option(
-    "--pid",
-    type=int,
-    help="The server's process. Default: the one that listens there, on this machine.",
-)
-@_json_file
-def load(url: str, key: str | None, pid: int | None, file: Path | None, **options: Any) -> None:
-    """Ask a server in front of a token source, and check every character of its answers.
-
-    The model server behind it must be 'hub bench source': its texts are known beforehand.
-    """
-    if options["requests"] is not None and options["seconds"] is not None:
-        raise click.UsageError("Give --requests or --seconds.")
-    if options["requests"] is None and options["seconds"] is None:
-        options["seconds"] = 10.0
-    try:
-        target = Target.parse(url, key)
-    except ValueError as error:
-        raise click.BadParameter(str(error), param_hint="'--url'") from None
-    if pid is None and machine.is_local(target.host):
-        pid = machine.listening_pid(target.port)
-    try:
-        processes = None if pid is None else machine.ProcessTree(pid)
-    except ProcessLookupError:
-        raise click.BadParameter(f"There is no process {pid}.", param_hint="'--pid'") from None
-    result = _run(Run(target, Load(**options), processes=processes).run())
-    click.echo(report.summary(result))
-    _write(file, {"machine": machine.description(), "url": url, "result": result.json()})
-    sys.exit(0 if result.flawless else 1)
+    """See ``definitions``."""
 
 
 @bench.command()
@@ -129,21 +43,21 @@ def load(url: str, key: str | None, pid: int | None, file: Path | None, **option
     "--rate",
     default=0.0,
     show_default=True,
-    type=_SECONDS,
+    type=AT_LEAST_0,
     help="Tokens per second of each stream; 0: as fast as they are read.",
 )
 @click.option(
     "--per-chunk",
     default=1,
     show_default=True,
-    type=_AT_LEAST_1,
+    type=AT_LEAST_1,
     help="Tokens, an event each, that leave in one chunk and one write.",
 )
 @click.option(
     "--tick",
     default=0.0,
     show_default=True,
-    type=_SECONDS,
+    type=AT_LEAST_0,
     help="Let tokens that are due in the same so many ms leave together, as a batching server's "
     "do; 0: each at its own time.",
 )
@@ -151,7 +65,7 @@ def load(url: str, key: str | None, pid: int | None, file: Path | None, **option
     "--first",
     default=0.0,
     show_default=True,
-    type=_SECONDS,
+    type=AT_LEAST_0,
     help="Milliseconds that the first token of a response takes.",
 )
 @click.option("--model", default="bench", show_default=True, help="The model's name.")
@@ -165,7 +79,7 @@ def source(
     served = TokenSource(
         rate=rate, per_chunk=per_chunk, tick=tick / 1e3, first=first / 1e3, model=model
     )
-    _run(_serve(served, host, port))
+    run(_serve(served, host, port))
 
 
 @bench.command("hot-path")
@@ -178,19 +92,19 @@ def source(
     help=f"One of {', '.join(hot_path.CASES)}. Repeatable. "
     f"Default: {', '.join(hot_path.DEFAULT_CASES)}.",
 )
-@click.option("--repeat", default=3, show_default=True, type=_AT_LEAST_1, help="Take medians of.")
+@click.option("--repeat", default=3, show_default=True, type=AT_LEAST_1, help="Take medians of.")
 @click.option(
-    "--seconds", default=3.0, show_default=True, type=_SECONDS, help="Of each measurement ..."
+    "--seconds", default=3.0, show_default=True, type=AT_LEAST_0, help="Of each measurement ..."
 )
 @click.option(
     "--paced-seconds",
     default=6.0,
     show_default=True,
-    type=_SECONDS,
+    type=AT_LEAST_0,
     help="... and of each with 20 tokens/s, whose responses last 13 s.",
 )
 @click.option(
-    "--tick", default=0.0, show_default=True, type=_SECONDS, help="As of 'hub bench source'."
+    "--tick", default=0.0, show_default=True, type=AT_LEAST_0, help="As of 'hub bench source'."
 )
 @click.option(
     "--pin/--no-pin",
@@ -214,7 +128,7 @@ def source(
     type=click.IntRange(0, 65535),
     help="Where the source is to listen; 0: a free port.",
 )
-@_json_file
+@json_file
 def hot_path_command(
     names: tuple[str, ...],
     repeat: int,
@@ -247,7 +161,7 @@ def hot_path_command(
     )
     cases = [hot_path.CASES[name] for name in names or hot_path.DEFAULT_CASES]
     try:
-        rows = _run(hot_path.measure(cases, setup))
+        rows = run(hot_path.measure(cases, setup))
     except StartError as error:
         raise click.ClickException(str(error)) from None
     click.echo(hot_path.table(rows, setup))
@@ -255,15 +169,17 @@ def hot_path_command(
         {"case": row.case.title, "server": row.server, "results": [r.json() for r in row.results]}
         for row in rows
     ]
-    _write(file, {"machine": machine.description(), "rows": found})
+    write_json(file, {"machine": machine.description(), "rows": found})
     sys.exit(0 if all(one.flawless for row in rows for one in row.results) else 1)
 
 
 @bench.command("failover")
-@click.option("--rate", default=60.0, show_default=True, type=_SECONDS, help="Requests per second.")
-@click.option("--seconds", default=6.0, show_default=True, type=_SECONDS, help="Of each run.")
-@click.option("--max-tokens", default=100, show_default=True, type=_AT_LEAST_1)
-@click.option("--repeat", default=3, show_default=True, type=_AT_LEAST_1)
+@click.option(
+    "--rate", default=60.0, show_default=True, type=AT_LEAST_0, help="Requests per second."
+)
+@click.option("--seconds", default=6.0, show_default=True, type=AT_LEAST_0, help="Of each run.")
+@click.option("--max-tokens", default=100, show_default=True, type=AT_LEAST_1)
+@click.option("--repeat", default=3, show_default=True, type=AT_LEAST_1)
 def failover_command(rate: float, seconds: float, max_tokens: int, repeat: int) -> None:
     """Kill one of three model servers under load, and see what is lost."""
     progress = lambda line: click.echo(line, err=True)  # noqa: E731
@@ -275,7 +191,7 @@ def failover_command(rate: float, seconds: float, max_tokens: int, repeat: int) 
         ]
 
     try:
-        found = _run(runs())
+        found = run(runs())
     except StartError as error:
         raise click.ClickException(str(error)) from None
     click.echo(failover.table(found))
@@ -283,13 +199,13 @@ def failover_command(rate: float, seconds: float, max_tokens: int, repeat: int) 
 
 
 @bench.command("memory")
-@click.option("--connections", default=5000, show_default=True, type=_AT_LEAST_1)
-@click.option("--responses", default=100_000, show_default=True, type=_AT_LEAST_1)
-@click.option("--steps", default=5, show_default=True, type=_AT_LEAST_1)
+@click.option("--connections", default=5000, show_default=True, type=AT_LEAST_1)
+@click.option("--responses", default=100_000, show_default=True, type=AT_LEAST_1)
+@click.option("--steps", default=5, show_default=True, type=AT_LEAST_1)
 def memory_command(connections: int, responses: int, steps: int) -> None:
     """Look at what hub holds: idle, with idle WebSockets, after very many short responses."""
     try:
-        found = _run(
+        found = run(
             memory.measure(
                 connections=connections,
                 responses=responses,
@@ -302,7 +218,11 @@ def memory_command(connections: int, responses: int, steps: int) -> None:
     click.echo(memory.table(found))
 
 
+for command in (sweep_command, modes_command, load_command):
+    bench.add_command(command)
 bench.add_command(dispatch_command)
+bench.add_command(keys_command)
+bench.add_command(agree_command)
 
 
 async def _serve(source: TokenSource, host: str, port: int) -> None:
@@ -318,24 +238,3 @@ async def _serve(source: TokenSource, host: str, port: int) -> None:
         asyncio.get_running_loop().add_signal_handler(number, stopped.set)
     await stopped.wait()
     await source.stop()
-
-
-def _write(file: Path | None, found: dict[str, Any]) -> None:
-    if file is not None:
-        # nan, which means that there were no samples, becomes null.
-        file.write_bytes(orjson.dumps(found, option=orjson.OPT_INDENT_2))
-
-
-def _run(main: Coroutine[Any, Any, T]) -> T:
-    """Run on uvloop where it is installed, with few pauses for the collector: they would look
-    like the server's."""
-    gc.set_threshold(50_000, 50, 50)
-    factory: Callable[[], asyncio.AbstractEventLoop] | None = None
-    try:
-        import uvloop
-    except ImportError:
-        pass
-    else:
-        factory = uvloop.new_event_loop
-    with asyncio.Runner(loop_factory=factory) as runner:
-        return runner.run(main)

@@ -84,8 +84,9 @@ class PlannedEngine(SimEngine):
 
     def start(self, generation: Generation, sink: Sink) -> Run:
         assert generation.max_tokens is not None, "a plan says how long an answer is"
-        done = asyncio.get_running_loop().create_future()
-        run = Run(prompt_tokens(generation), _script(generation.max_tokens), sink, None, done)
+        loop = asyncio.get_running_loop()
+        script, done = _script(generation.max_tokens), loop.create_future()
+        run = Run(prompt_tokens(generation), script, sink, None, done, loop.time())
         self._add(run)
         return run
 

@@ -10,15 +10,18 @@ import time
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import replace
 
 from hub.bench import machine, plan
 from hub.bench.alarm import Alarm
 from hub.bench.answer import Answer
-from hub.bench.clients import Lane, LaneConnection, SseStream, Stream, Target
+from hub.bench.clients import Stream, Target
+from hub.bench.http_streams import HttpStream, PolledStream, SseStream, SyncStream
+from hub.bench.lane_streams import Lane, LaneConnection
 from hub.bench.machine import ProcessTree
 from hub.bench.plan import Load
-from hub.bench.tally import Result, Tally, Usage
+from hub.bench.record import Record
+from hub.bench.tally import Moment, Moments, Result, Sofar, Tally, Traffic, Usage
 from hub.bench.text import Vocabulary
 
 RETRY = 0.1
@@ -27,19 +30,8 @@ RAMP = 0.5
 """The share of the warm-up in which the streams of a closed loop begin, one after the other."""
 MAX_STREAMS = 16384
 """HTTP connections at a time, in open loop. Beyond, requests wait for a free one."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Sample:
-    """The counts at one moment."""
-
-    at: float
-    tokens: int
-    ended: int
-    client: float
-    usage: Usage | None
-    source: Usage | None
-    machine: float | None
+TELLING = 0.25
+"""Seconds between two reports of how far a run is."""
 
 
 class Run:
@@ -53,15 +45,18 @@ class Run:
         processes: ProcessTree | None = None,
         source: ProcessTree | None = None,
         vocabulary: Vocabulary | None = None,
+        progress: Callable[[Sofar], None] | None = None,
     ) -> None:
         """``processes`` are the server's and ``source`` the token source's, if they are known;
-        ``vocabulary`` is the source's."""
+        ``vocabulary`` is the source's. ``progress`` is told how far it is, while it goes on."""
         self._target = target
         self._load = load
         self._processes = processes
         self._source = source
         self._vocabulary = vocabulary or Vocabulary()
+        self._progress = progress
         self._tally = Tally()
+        self._traffic = Traffic()
         self._number = 0
         """The number of the next response."""
         self._measured = 0
@@ -75,54 +70,67 @@ class Run:
         self._ready: deque[Stream] = deque()
         self._due: deque[tuple[float, bool]] = deque()
         """What waits for a ready stream in open loop: when it was due, whether it is measured."""
-        self._http: list[SseStream] = []
+        self._http: list[HttpStream] = []
         self._connections: list[LaneConnection] = []
         self._changed = asyncio.Event()
         """A response has ended."""
+
+    @property
+    def records(self) -> list[Record]:
+        """The measured responses, once ``run`` has returned."""
+        return self._tally.records
 
     async def run(self) -> Result:
         """Returns when all is over; every connection is closed then."""
         load, window = self._load, self._tally.window
         self._open_streams()
-        begun = time.monotonic()
-        starting = asyncio.create_task(
-            self._ramp(begun) if load.rate is None else self._arrive(load.rate, begun)
-        )
+        start = self._moment()
+        begun = self._tally.begun = start.at
+        tasks = [
+            asyncio.create_task(
+                self._ramp(begun) if load.rate is None else self._arrive(load.rate, begun)
+            )
+        ]
+        if self._progress is not None:
+            tasks.append(asyncio.create_task(self._tell(self._progress)))
         try:
             if load.warmup:
                 await asyncio.sleep(load.warmup)
-            before = self._sample()
+            before = self._moment()
             window.open = True
             if load.seconds is not None:
                 await asyncio.sleep(load.seconds)
             else:
-                await self._until(lambda: self._tally.measured == load.requests)
+                await self._until(lambda: len(self._tally.records) == load.requests)
             window.open = False
-            after = self._sample()
+            after = self._moment()
             self._starting = False
             self._due.clear()
             with suppress(TimeoutError):
                 async with asyncio.timeout(load.drain):
                     await self._until(lambda: not self._running)
+            over = self._moment()
             peak = self._processes and self._processes.peak()
         finally:
-            starting.cancel()
+            for task in tasks:
+                task.cancel()
             self._close()
-            await asyncio.gather(starting, return_exceptions=True)
+            await asyncio.gather(*tasks, return_exceptions=True)
         # One turn for the transports to tell that they are closed.
         await asyncio.sleep(0)
         return self._tally.result(
-            mode=load.mode,
-            streams=load.streams,
-            seconds=after.at - before.at,
-            tokens=after.tokens - before.tokens,
-            requests=after.ended - before.ended,
-            client=after.client - before.client,
-            usage=_between(before.usage, after.usage),
-            source=_between(before.source, after.source),
-            machine=_difference(before.machine, after.machine),
+            load.mode,
+            load.streams,
+            Moments(start, before, after, over),
+            limits=load.goodput,
+            checked=load.checked,
             peak=peak or None,
         )
+
+    async def _tell(self, progress: Callable[[Sofar], None]) -> None:
+        while True:
+            await asyncio.sleep(TELLING)
+            progress(self._tally.so_far(time.monotonic(), self._streamed()))
 
     # When responses begin.
 
@@ -130,7 +138,7 @@ class Run:
         load = self._load
         if load.mode == "lanes":
             self._connections = [
-                LaneConnection(self._target, load.lanes, self._ended, self._stray)
+                LaneConnection(self._target, self._traffic, load.lanes, self._ended, self._stray)
                 for _ in range(load.connections)
             ]
             # Round and round the connections: the first to be used are not all on one.
@@ -139,8 +147,14 @@ class Run:
         elif load.rate is None:
             self._ready.extend(self._open_http() for _ in range(load.connections))
 
-    def _open_http(self) -> SseStream:
-        stream = SseStream(self._target, self._load.mode, self._ended)
+    def _open_http(self) -> HttpStream:
+        match self._load.mode:
+            case "sync":
+                stream: HttpStream = SyncStream(self._target, self._traffic, self._ended)
+            case "background":
+                stream = PolledStream(self._target, self._traffic, self._ended, self._load.poll)
+            case mode:
+                stream = SseStream(self._target, self._traffic, self._ended, chat=mode == "chat")
         self._http.append(stream)
         return stream
 
@@ -199,11 +213,12 @@ class Run:
         self._number += 1
         seed, tokens = plan.seed_of(load, number), plan.tokens_of(load, number)
         answer = Answer(
-            self._vocabulary.answer(seed, tokens),
+            None if load.any_text else self._vocabulary.answer(seed, tokens),
             seed=seed,
-            tokens=tokens,
+            tokens=None if load.any_text else tokens,
             window=self._tally.window,
             measured=measured,
+            streamed=load.streamed,
         )
         self._running[answer] = stream
         lane = stream.name if isinstance(stream, Lane) else None
@@ -255,7 +270,12 @@ class Run:
                     return
 
     def _tokens_of(self, answer: Answer) -> int:
-        """The tokens of an answer that have come."""
+        """The tokens of an answer that have come; frames, as long as it is not known how many
+        tokens they hold."""
+        if self._load.any_text:
+            return answer.frames if answer.tokens is None else answer.tokens
+        assert answer.expected is not None
+        assert answer.tokens is not None
         if answer.received == len(answer.expected):
             return answer.tokens
         return self._vocabulary.tokens(answer.seed, answer.received)
@@ -264,12 +284,13 @@ class Run:
         """The tokens that have come so far."""
         return self._tokens + sum(map(self._tokens_of, self._running))
 
-    def _sample(self) -> _Sample:
-        return _Sample(
+    def _moment(self) -> Moment:
+        return Moment(
             at=time.monotonic(),
             tokens=self._streamed(),
             ended=self._tally.ended,
             client=time.process_time(),
+            traffic=replace(self._traffic),
             usage=_usage(self._processes),
             source=_usage(self._source),
             machine=None if self._source is None else machine.busy(),
@@ -281,11 +302,3 @@ def _usage(processes: ProcessTree | None) -> Usage | None:
         with suppress(ProcessLookupError):
             return processes.usage()
     return None
-
-
-def _between(before: Usage | None, after: Usage | None) -> Usage | None:
-    return None if before is None or after is None else after.since(before)
-
-
-def _difference(before: float | None, after: float | None) -> float | None:
-    return None if before is None or after is None else after - before

@@ -71,6 +71,15 @@ class ProcessTree:
         return found
 
 
+def processes_at(host: str, port: int) -> ProcessTree | None:
+    """The server that listens there, if it is on this machine and its process can be told."""
+    pid = listening_pid(port) if is_local(host) else None
+    if pid is not None:
+        with suppress(ProcessLookupError):
+            return ProcessTree(pid)
+    return None
+
+
 def stat_fields(text: str) -> list[str]:
     """The fields of ``/proc/<pid>/stat`` from the third on. The second, the command's name in
     parentheses, may hold spaces and parentheses itself."""

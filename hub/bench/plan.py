@@ -7,22 +7,21 @@ times count from when it was due, so that waiting for a free stream counts, too.
 """
 
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 import orjson
 
 from hub.bench.text import prompt
 
-Mode = Literal["lanes", "sse", "chat"]
-"""Responses over WebSocket lanes; Responses over SSE; Chat Completions over SSE."""
+Mode = Literal["lanes", "sse", "chat", "sync", "background"]
+"""Responses over WebSocket lanes, or over SSE; Chat Completions over SSE; Responses as one JSON
+answer, or in the background, polled."""
+MODES: tuple[Mode, ...] = get_args(Mode)
 
-PATHS: dict[Mode, str] = {
-    "lanes": "/v1/responses",
-    "sse": "/v1/responses",
-    "chat": "/v1/chat/completions",
-}
+MAX_LANES = 16
+"""Responses that one WebSocket of hub's runs at a time, unless it is told otherwise."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,7 +49,15 @@ class Load:
     seed: int = 0
     """Of the arrivals, the lengths and the texts."""
     model: str = "bench"
+    """Empty: the server's own choice."""
     store: bool = False
+    """Let the server keep the responses. It keeps those in the background anyway."""
+    poll: float = 0.25
+    """Seconds from one poll's answer to the next poll. Only with mode "background"."""
+    any_text: bool = False
+    """The server says what it likes: what it streams is compared with what it tells at the end."""
+    goodput: Mapping[str, float] | None = None
+    """Limits in ms (``record.LIMITS``): count the responses that meet them all."""
 
     def __post_init__(self) -> None:
         assert (self.seconds is None) != (self.requests is None), "seconds or requests"
@@ -59,6 +66,24 @@ class Load:
     def streams(self) -> int:
         """Streams at a time, in closed loop."""
         return self.connections * (self.lanes if self.mode == "lanes" else 1)
+
+    @property
+    def streamed(self) -> bool:
+        """Whether tokens come as they are made."""
+        return self.mode not in ("sync", "background")
+
+    @property
+    def checked(self) -> bool:
+        """Whether there is a text to compare with what comes."""
+        return not (self.any_text and self.mode == "chat")
+
+
+def lanes_for(streams: int) -> tuple[int, int]:
+    """The fewest connections, and lanes of each, that make exactly so many streams."""
+    connections = -(-streams // MAX_LANES)
+    while streams % connections:
+        connections += 1
+    return connections, streams // connections
 
 
 def arrivals(rate: float, seed: int) -> Iterator[float]:
@@ -89,17 +114,22 @@ def seed_of(load: Load, number: int) -> int:
 def request(load: Load, seed: int, tokens: int, lane: str | None = None) -> bytes:
     """The body of a request, or the message on a WebSocket, for the answer to a seed."""
     asked = prompt(seed, load.prompt_tokens)
+    if load.any_text:
+        # A model that reads it must have something to say.
+        asked = f"Write a long story with these words. {asked}"
+    body: dict[str, object] = {"model": load.model} if load.model else {}
     if load.mode == "chat":
-        return orjson.dumps(
-            {
-                "model": load.model,
-                "messages": [{"role": "user", "content": asked}],
-                "max_tokens": tokens,
-                "stream": True,
-            }
-        )
-    body = {"model": load.model, "input": asked, "max_output_tokens": tokens, "store": load.store}
-    if load.mode == "sse":
+        body |= {"messages": [{"role": "user", "content": asked}], "max_tokens": tokens}
+        if load.any_text:
+            body["stream_options"] = {"include_usage": True}
         return orjson.dumps({**body, "stream": True})
+    body |= {"input": asked, "max_output_tokens": tokens, "store": load.store}
+    match load.mode:
+        case "sse":
+            return orjson.dumps({**body, "stream": True})
+        case "sync":
+            return orjson.dumps(body)
+        case "background":
+            return orjson.dumps({**body, "store": True, "background": True})
     message = {"type": "response.create", **body}
     return orjson.dumps(message if lane is None else {**message, "stream_id": lane})

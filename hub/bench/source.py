@@ -22,7 +22,7 @@ import orjson
 
 from hub.bench.alarm import Alarm
 from hub.bench.text import SIZE, Vocabulary, chat_chunks, seed_of
-from hub.bench.wire import HttpReader, WireError
+from hub.bench.wire import RequestReader, WireError
 
 SLOTS = 65536
 """What ``/props`` says: never to be the limit."""
@@ -226,7 +226,7 @@ class Client(asyncio.Protocol):
 
     def __init__(self, source: TokenSource) -> None:
         self._source = source
-        self._http = HttpReader()
+        self._http = RequestReader()
         self._body: list[bytes] = []
         self._stream: Stream | None = None
 
@@ -241,7 +241,7 @@ class Client(asyncio.Protocol):
         try:
             self._body.append(self._http.feed(data))
             if self._http.done:
-                self._answer(self._http.start.split(b" ")[:2], b"".join(self._body))
+                self._answer(self._http.method, self._http.path, b"".join(self._body))
         except (WireError, ValueError, KeyError, TypeError, AttributeError) as error:
             self._http.done = True
             self._reply(b"400 Bad Request", {"error": {"message": str(error), "code": "bad"}})
@@ -263,16 +263,16 @@ class Client(asyncio.Protocol):
         if self._stream is not None:
             self._stream.left = -1
 
-    def _answer(self, asked: list[bytes], body: bytes) -> None:
-        match asked:
-            case [b"POST", b"/v1/chat/completions"]:
+    def _answer(self, method: bytes, path: bytes, body: bytes) -> None:
+        match method, path:
+            case b"POST", b"/v1/chat/completions":
                 self._chat(body)
-            case [b"GET", b"/v1/models"]:
+            case b"GET", b"/v1/models":
                 model = {"id": self._source.model, "object": "model", "created": 0}
                 self._reply(b"200 OK", {"object": "list", "data": [{**model, "owned_by": "hub"}]})
-            case [b"GET", b"/props"]:
+            case b"GET", b"/props":
                 self._reply(b"200 OK", {"total_slots": SLOTS})
-            case [b"GET", b"/health"]:
+            case b"GET", b"/health":
                 self._reply(b"200 OK", {"status": "ok"})
             case _:
                 self._reply(b"404 Not Found", {"error": {"message": "not here", "code": "none"}})

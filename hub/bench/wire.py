@@ -1,16 +1,19 @@
 """HTTP/1.1 and WebSocket as a load generator needs them: bytes in, bodies and messages out. Pure.
 
-Libraries cost a load generator more per token than the server that it measures. These readers do
-what both ends of a benchmark send, exactly, and refuse everything else with ``WireError``.
+Client libraries cost a load generator more per token than the server that it measures. These
+readers do what both ends of a benchmark send, and refuse everything else with ``WireError``.
 Sources: RFC 9112 (HTTP/1.1), RFC 6455 (WebSocket).
 """
 
 from base64 import b64encode
-from collections.abc import Callable
 from hashlib import sha1
 
+import httptools
+
 MAX_HEAD = 64 * 1024
-"""Bytes of a message's head, or of the line that begins a chunk."""
+"""Bytes of a message's head."""
+CONTINUE = 100
+"""The status of an answer that another one follows."""
 MAX_MESSAGE = 64 << 20
 """Bytes of a WebSocket message."""
 
@@ -26,167 +29,103 @@ class WireError(Exception):
 
 
 class HttpReader:
-    """Reads one message, a request's or a response's.
+    """Reads one response. httptools (the parser of Node.js) takes it apart.
 
     Call ``feed`` with what arrives, until ``done``; ``feed_eof`` if the connection ends before.
-    Then ``reset`` reads the connection's next message. ``start``, ``headers`` and ``status`` stand
-    once ``start`` is not empty.
+    Then ``reset`` reads the connection's next message. ``headers`` and ``status`` stand once it is
+    ``headed``.
     """
 
-    __slots__ = ("_buffer", "_chunked", "_left", "_state", "done", "headers", "rest", "start")
-
     def __init__(self) -> None:
+        self.headers: dict[bytes, bytes] = {}
+        """By lower-case names; the last one of a name counts."""
+        # Called for every chunk: nothing but a list's own method, since Python would cost more.
+        self._pieces: list[bytes] = []
+        self.on_body = self._pieces.append
         self.reset()
 
     def reset(self) -> None:
-        self.start = b""
-        """The request line or status line."""
-        self.headers: dict[bytes, bytes] = {}
-        """By lower-case names; the last one of a name counts."""
+        self.headed = False
         self.done = False
-        self.rest = b""
-        """What came after the message's end."""
-        self._buffer = b""
-        self._chunked = False
-        self._left: int | None = None
-        """Bytes of the body, or of the chunk with its CRLF, that are to come; ``None``: unknown."""
-        self._state: Callable[[list[bytes]], bool] = self._head
-
-    @property
-    def status(self) -> int:
-        """A response's status."""
-        try:
-            return int(self.start.split(b" ", 2)[1])
-        except (IndexError, ValueError):
-            raise WireError(f"no status line: {self.start[:80]!r}") from None
-
-    @property
-    def keeps_alive(self) -> bool:
+        self.status = 0
+        self.keeps_alive = False
         """Whether the connection takes another request when this message is done."""
-        framed = self._chunked or b"content-length" in self.headers
-        return framed and b"close" not in self.headers.get(b"connection", b"").lower()
+        self.rest = b""
+        """What came after the answer that opens a WebSocket."""
+        self.headers.clear()
+        self._pieces.clear()
+        self._head = 0
+        self._parse()
 
     def feed(self, data: bytes) -> bytes:
         """What ``data`` adds to the body. Raises ``WireError``."""
-        # Nearly every read is one whole chunk. 0.4 of what the general way costs.
-        if self._chunked and self._left == 0 and not self._buffer:
-            line = data.find(b"\r\n")
-            if 0 < line < 8:
-                size = _size(data[:line])
-                if size and len(data) == line + size + 4 and data.endswith(b"\r\n"):
-                    return data[line + 2 : -2]
-        self._buffer = self._buffer + data if self._buffer else data
-        pieces: list[bytes] = []
-        while not self.done and self._state(pieces):
-            pass
-        if self.done:
-            self.rest, self._buffer = self._buffer, b""
-        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+        try:
+            self._parser.feed_data(data)
+        except httptools.HttpParserUpgrade as upgrade:
+            self.rest = data[upgrade.args[0] :]
+        except httptools.HttpParserError as error:
+            raise WireError(str(error)) from None
+        if not self.headed:
+            self._head += len(data)
+            if self._head > MAX_HEAD:
+                raise WireError("a head without an end")
+        pieces = self._pieces
+        if len(pieces) == 1:
+            return pieces.pop()
+        body = b"".join(pieces)
+        pieces.clear()
+        return body
 
     def feed_eof(self) -> None:
         """The connection has ended. Raises ``WireError`` if that cuts off the message."""
-        if self.start and not self._chunked and self._left is None:
+        framed = {b"content-length", b"transfer-encoding"} & self.headers.keys()
+        if self.headed and not framed:
             self.done = True
         if not self.done:
             raise WireError("the connection ended inside a message")
 
-    # The states: each takes from the buffer, and says whether it is worth going on.
+    def _parse(self) -> None:
+        """Begin with a parser of the message's kind."""
+        self._response = httptools.HttpResponseParser(self)
+        self._parser: httptools.HttpResponseParser | httptools.HttpRequestParser = self._response
 
-    def _head(self, pieces: list[bytes]) -> bool:
-        end = self._buffer.find(b"\r\n\r\n")
-        if end < 0:
-            if len(self._buffer) > MAX_HEAD:
-                raise WireError("a head without an end")
-            return False
-        start, *lines = self._buffer[:end].split(b"\r\n")
-        self._buffer = self._buffer[end + 4 :]
-        if start.startswith(b"HTTP/1.1 100 "):
-            return True
-        self.start = start
-        for line in lines:
-            name, colon, value = line.partition(b":")
-            if not colon:
-                raise WireError(f"a header without a colon: {line[:80]!r}")
-            self.headers[name.lower()] = value.strip()
-        self._chunked = b"chunked" in self.headers.get(b"transfer-encoding", b"").lower()
-        length = self.headers.get(b"content-length")
-        if self._chunked:
-            self._left = 0
-            self._state = self._chunk
-        elif length is not None:
-            if not length.isdigit():
-                raise WireError(f"a length that is none: {length[:80]!r}")
-            self._left = int(length)
-            self._state = self._body
+    # What httptools calls.
+
+    def on_message_begin(self) -> None:
+        if self.done:
+            raise WireError("a message that nobody asked for")
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        self.headers[name.lower()] = value
+
+    def on_headers_complete(self) -> None:
+        self.status = self._response.get_status_code()
+        self.headed = self.status != CONTINUE
+
+    def on_message_complete(self) -> None:
+        if self.headed:
+            self.done = True
+            self.keeps_alive = self._parser.should_keep_alive()
         else:
-            self._left = None if start.startswith(b"HTTP/") and self.status != 101 else 0
-            self._state = self._body
-        return True
-
-    def _body(self, pieces: list[bytes]) -> bool:
-        left = self._left
-        piece = self._buffer if left is None else self._buffer[:left]
-        self._buffer = self._buffer[len(piece) :]
-        if piece:
-            pieces.append(piece)
-        if left is not None:
-            self._left = left - len(piece)
-            self.done = not self._left
-        return False
-
-    def _chunk(self, pieces: list[bytes]) -> bool:
-        # All chunks that are there in one go: cutting the buffer after each would be quadratic.
-        data, at = self._buffer, 0
-        while not self.done:
-            if self._left:
-                piece = data[at : at + self._left]
-                at += len(piece)
-                if self._left > 2:
-                    pieces.append(piece[: self._left - 2])
-                if len(piece) > self._left - 2:
-                    self._check_end(piece)
-                self._left -= len(piece)
-                if self._left:
-                    break
-                continue
-            line = data.find(b"\r\n", at)
-            if line < 0:
-                if len(data) - at > MAX_HEAD:
-                    raise WireError("a chunk's size without an end")
-                break
-            size = _size(data[at:line])
-            if not size:
-                # The last chunk, and a trailer that nobody here sends but the grammar allows.
-                end = data.find(b"\r\n\r\n", line)
-                if end < 0:
-                    if len(data) - at > MAX_HEAD:
-                        raise WireError("a trailer without an end")
-                    break
-                at = end + 4
-                self.done = True
-            else:
-                at = line + 2
-                self._left = size + 2
-        self._buffer = data[at:]
-        return False
-
-    def _check_end(self, piece: bytes) -> None:
-        """A chunk's data is followed by CRLF, of which ``piece`` holds a part or all."""
-        assert self._left is not None
-        after = self._left - len(piece)
-        if piece[max(0, self._left - 2) :] != b"\r\n"[max(0, 2 - self._left) : 2 - after]:
-            raise WireError("a chunk longer than its size")
+            self.headers.clear()
 
 
-def _size(line: bytes) -> int:
-    digits = line.partition(b";")[0].strip()
-    # int() would take signs and underscores.
-    if not digits.isalnum():
-        raise WireError(f"a chunk without a size: {line[:80]!r}")
-    try:
-        return int(digits, 16)
-    except ValueError:
-        raise WireError(f"a chunk without a size: {line[:80]!r}") from None
+class RequestReader(HttpReader):
+    """Reads one request: ``method`` and ``path`` stand once it is ``headed``."""
+
+    def reset(self) -> None:
+        self.method = self.path = b""
+        super().reset()
+
+    def _parse(self) -> None:
+        self._parser = self._request = httptools.HttpRequestParser(self)
+
+    def on_url(self, url: bytes) -> None:
+        self.path += url
+
+    def on_headers_complete(self) -> None:
+        self.method = self._request.get_method()
+        self.headed = True
 
 
 class FrameReader:
@@ -273,7 +212,7 @@ def upgrade(host: str, path: str, key: str | None = None) -> bytes:
 def check_upgrade(answer: HttpReader) -> None:
     """Raises ``WireError`` if the answer to ``upgrade`` opens no WebSocket."""
     if answer.status != 101:
-        raise WireError(f"no WebSocket here: {answer.start.decode(errors='replace')}")
+        raise WireError(f"no WebSocket here: status {answer.status}")
     expected = b64encode(sha1(_WS_KEY + _GUID).digest())
     if answer.headers.get(b"sec-websocket-accept") != expected:
         raise WireError("the server did not understand the handshake")
@@ -285,8 +224,17 @@ def post(host: str, path: str, body: bytes, key: str | None = None) -> bytes:
     """A request with a JSON body."""
     return (
         b"POST %b HTTP/1.1\r\nHost: %b\r\n%bContent-Type: application/json\r\n"
-        b"Accept: text/event-stream\r\nContent-Length: %d\r\n\r\n%b"
+        b"Accept: */*\r\nContent-Length: %d\r\n\r\n%b"
         % (path.encode(), host.encode(), _authorization(key), len(body), body)
+    )
+
+
+def get(host: str, path: str, key: str | None = None) -> bytes:
+    """A request without a body."""
+    return b"GET %b HTTP/1.1\r\nHost: %b\r\n%bAccept: */*\r\n\r\n" % (
+        path.encode(),
+        host.encode(),
+        _authorization(key),
     )
 
 

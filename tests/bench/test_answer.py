@@ -8,7 +8,14 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from hub.bench.answer import Answer, Window, chat_event, http_error, responses_event
+from hub.bench.answer import (
+    Answer,
+    Window,
+    chat_event,
+    http_error,
+    response_object,
+    responses_event,
+)
 from hub.bench.text import Vocabulary
 
 WORDS = Vocabulary()
@@ -95,6 +102,87 @@ def test_another_answers_text_is_found(seed: int, further: int, tokens: int) -> 
     assert read(WORDS.answer(seed, tokens), [WORDS.answer(seed + further, tokens)]).wrong
 
 
+def unknown(*, streamed: bool = True) -> Answer:
+    """An answer whose text is not known beforehand."""
+    return Answer(None, seed=1, tokens=None, window=Window(), streamed=streamed)
+
+
+@given(texts, cuts)
+def test_a_text_that_is_not_known_is_right_if_it_is_the_one_that_is_told_at_the_end(
+    text: str, places: list[int]
+) -> None:
+    answer = unknown()
+    for piece in pieces_of(text, places):
+        answer.text(piece, 1.0)
+    answer.told(text)
+    answer.end(2.0)
+    assert not answer.wrong
+    assert (answer.differences(), answer.error) == ((0, 0), None)
+    assert answer.tokens == answer.frames == len(pieces_of(text, places))
+
+
+@given(texts, cuts, positions, st.integers(1, 9))
+def test_what_was_lost_or_repeated_of_an_unknown_text_is_found(
+    text: str, places: list[int], at: int, size: int
+) -> None:
+    at %= len(text)
+    size = min(size, len(text) - at)
+    for came, counts in (
+        (text[:at] + text[at + size :], (size, 0)),
+        (text[: at + size] + text[at:], (0, size)),
+    ):
+        answer = unknown()
+        for piece in pieces_of(came, places):
+            answer.text(piece, 1.0)
+        answer.told(text)
+        answer.end(2.0)
+        assert answer.wrong
+        assert answer.differences() == counts
+
+
+def test_an_unknown_text_that_nobody_tells_is_not_wrong() -> None:
+    answer = unknown()
+    answer.text("ab", 1.0)
+    answer.end(2.0)
+    assert not answer.wrong
+    assert answer.differences() == (0, 0)
+
+
+@given(texts, cuts)
+def test_polls_add_what_they_show_that_was_not_there_before(text: str, places: list[int]) -> None:
+    window = Window()
+    window.open = True
+    for answer in (new(text, 9, window), unknown(streamed=False)):
+        pieces = pieces_of(text, places)
+        for number in range(len(pieces) + 1):
+            seen = "".join(pieces[:number])
+            running = {"id": "resp_1", "status": "in_progress", "output": whole(seen)}
+            assert not response_object(answer, running, float(number))
+        ended = {"id": "resp_1", "status": "completed", "output": whole(text)}
+        assert response_object(answer, {**ended, "usage": {"output_tokens": 9}}, 99.0)
+        assert not answer.wrong
+        assert (answer.id, answer.tokens, answer.frames) == ("resp_1", 9, len(pieces))
+        assert (answer.ttft, answer.error) == (1.0, None)
+
+
+def test_an_answer_that_comes_at_once_has_no_time_per_token() -> None:
+    answer = unknown(streamed=False)
+    response = {"id": "resp_1", "status": "completed", "output": whole("abc")}
+    told = {"usage": {"output_tokens": 3}, "hub": {"ledger_ms": {"received": 0.0}}}
+    assert response_object(answer, {**response, **told}, 2.0)
+    assert answer.ttft == answer.e2e == 2.0
+    assert answer.tpot is answer.itl is answer.gap is None
+    assert answer.ledger_ms == {"received": 0.0}
+
+
+@pytest.mark.parametrize("status", ["failed", "cancelled"])
+def test_a_response_object_that_did_not_end_well_has_failed(status: str) -> None:
+    answer = unknown(streamed=False)
+    error = {"code": status} if status == "failed" else None
+    assert response_object(answer, {"id": "resp_1", "status": status, "error": error}, 1.0)
+    assert answer.error == status
+
+
 def test_a_difference_says_where_and_what() -> None:
     answer = read("one two three", ["one ", "too", " three"])
     assert answer.difference == "seed 1, character 4: 'two three' expected, 'too' came"
@@ -131,6 +219,9 @@ def test_times_are_those_of_the_definitions() -> None:
     assert [*window.gaps] == [0.5, 0.0]
     assert answer.e2e == 7.0
     assert answer.tpot == 1.0
+    assert answer.frames == 5
+    assert answer.itl == 0.75
+    assert answer.gap == 1.5
 
 
 def test_a_single_token_has_no_time_per_token() -> None:
@@ -215,8 +306,11 @@ def test_chunks_of_chat_completions_are_read() -> None:
         {"delta": {}, "finish_reason": "stop"},
     ):
         chat_event(answer, {"choices": [choice]}, 4.0)
-    chat_event(answer, {"choices": [], "usage": {}}, 5.0)
+    chat_event(answer, {"choices": [], "usage": {"completion_tokens": 2}}, 5.0)
     answer.end(6.0)
+    told = unknown()
+    chat_event(told, {"id": "chat_1", "choices": [], "usage": {"completion_tokens": 2}}, 5.0)
+    assert (told.id, told.tokens) == ("chat_1", 2)
     assert (answer.ttft, answer.error, answer.wrong) == (4.0, None, False)
     broken = new()
     chat_event(broken, {"error": {"type": "server_error"}}, 1.0)

@@ -8,14 +8,17 @@ import pytest
 
 from hub.bench.clients import Target
 from hub.bench.load import Run
-from hub.bench.plan import Load, Mode
+from hub.bench.plan import MODES, Load, Mode
 from hub.bench.source import TokenSource
-from hub.bench.tally import Result
+from hub.bench.tally import Result, Sofar
 from hub.bench.text import Vocabulary
+from hub.engines.sim import SimEngine
+from hub.engines.sim_model import DEFAULT_PROFILE
 from hub.engines.upstream import UpstreamEngine
 from tests.running import Running, Start
 
-MODES: list[Mode] = ["lanes", "sse", "chat"]
+WHOLE: tuple[Mode, ...] = ("sync", "background")
+"""Modes whose answers do not stream."""
 Behind = Callable[..., Awaitable[Running]]
 
 
@@ -38,6 +41,7 @@ async def behind(start: Start) -> AsyncIterator[Behind]:
 
 async def load(url: str, mode: Mode, **options: Any) -> Result:
     plan = {"connections": 3, "lanes": 4, "warmup": 0.0, "max_tokens": 40, "timeout": 5.0}
+    plan["poll"] = 0.002
     return await Run(Target.parse(url), Load(mode=mode, **{**plan, **options})).run()
 
 
@@ -50,7 +54,14 @@ async def test_every_response_is_whole_and_right(behind: Behind, mode: Mode) -> 
     assert result.cut == 0
     assert result.ttft_ms.count == result.e2e_ms.count == 60
     assert 0 < result.ttft_ms.p50 <= result.e2e_ms.max
-    assert result.itl_ms.count > 0
+    assert (result.itl_ms.count > 0) is (mode != "sync")
+    assert (result.tpot_ms.count > 0) is (mode not in WHOLE)
+    assert (result.polls is not None) is (mode == "background")
+    assert result.http_requests == pytest.approx(
+        {"lanes": 3 / 60, "background": 1 + (result.polls or 0)}.get(mode, 1)
+    )
+    assert result.wire_bytes > 100
+    assert result.peak_connections == 3
     assert 60 <= result.tokens <= 60 * 40
     assert result.tokens_per_s > 0
     assert result.cpu_us is None
@@ -108,6 +119,10 @@ async def test_a_refused_response_has_failed_with_its_code(behind: Behind, mode:
     )
     result = await load(hub.url, mode, requests=40, connections=8, lanes=2)
     code = "rate_limit_exceeded" if mode == "lanes" else "429_rate_limit_exceeded"
+    if mode == "background":
+        # What is on disk waits as long as it takes.
+        assert (result.failed, result.completed) == ({}, 40)
+        return
     assert set(result.failed) == {code}
     assert result.completed > 0
     assert result.completed + result.failed[code] == 40
@@ -123,6 +138,36 @@ async def test_a_server_that_is_not_there(mode: Mode) -> None:
     result = await load(f"http://127.0.0.1:{port}", mode, seconds=0.05, connections=2, lanes=1)
     assert set(result.failed) == {"connection_failed"}
     assert result.completed == 0
+
+
+@pytest.mark.parametrize("mode", MODES)
+async def test_texts_that_are_not_known_are_compared_with_what_is_told_at_the_end(
+    start: Start, mode: Mode
+) -> None:
+    """In front of the simulated engine: every response is recorded, with hub's own times."""
+    hub = await start(SimEngine(DEFAULT_PROFILE, speed=200.0))
+    told: list[Sofar] = []
+    asked = Load(
+        mode=mode, connections=3, lanes=2, requests=12, rate=100.0, warmup=0.0, max_tokens=40,
+        poll=0.002, model="", any_text=True, goodput={"e2el": 60_000.0},
+    )  # fmt: skip
+    run = Run(Target.parse(hub.url), asked, progress=told.append)
+    result = await run.run()
+    assert result.flawless, result
+    assert (result.completed, result.goodput_share) == (12, 1.0)
+    assert result.checked is (mode != "chat")
+    assert result.tokens == sum(record.tokens or 0 for record in run.records)
+    assert len({record.id for record in run.records}) == 12
+    for record in run.records:
+        assert record.ttft_ms is not None
+        assert record.e2e_ms is not None
+        assert 0 < record.ttft_ms <= record.e2e_ms
+        assert 0 < record.frames <= (record.tokens or 0) <= 40
+        if mode == "chat":
+            assert record.ledger_ms is None
+        else:
+            assert record.ledger_ms is not None
+            assert record.ledger_ms["ended"] <= record.e2e_ms
 
 
 Answer = Callable[[asyncio.StreamWriter], None]
@@ -170,6 +215,28 @@ async def test_streams_that_are_none(answer: bytes, code: str | None) -> None:
         assert (result.failed, result.wrong) == ({}, 1)
     else:
         assert result.failed == {code: 1}
+
+
+@pytest.mark.parametrize("mode", WHOLE)
+@pytest.mark.parametrize(
+    ("answer", "code"),
+    [
+        (b"HTTP/1.1 500 No\r\nContent-Length: 2\r\n\r\n{}", "500"),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n[]", "protocol_error"),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}", "protocol_error"),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n??", "protocol_error"),
+    ],
+)
+async def test_answers_that_are_none(answer: bytes, code: str, mode: Mode) -> None:
+    result = await against(lambda writer: writer.write(answer), mode)
+    assert result.failed == {code: 1}
+
+
+async def test_a_synchronous_answer_must_have_ended() -> None:
+    answer = b'{"id":"resp_1","status":"in_progress","output":[]}'
+    head = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(answer)
+    result = await against(lambda writer: writer.write(head + answer), "sync")
+    assert result.failed == {"not_ended": 1}
 
 
 @pytest.mark.parametrize(

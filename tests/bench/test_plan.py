@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hub.bench import text
-from hub.bench.plan import Load, arrivals, request, seed_of, tokens_of
+from hub.bench.plan import MAX_LANES, Load, arrivals, lanes_for, request, seed_of, tokens_of
 
 
 @given(st.integers(0, 10**6))
@@ -59,14 +59,32 @@ def test_a_load_ends_by_time_or_by_number() -> None:
         Load(mode="chat", seconds=1, requests=1)
 
 
+@given(st.integers(1, 300))
+def test_lanes_for_a_number_of_streams_are_exactly_so_many(streams: int) -> None:
+    connections, lanes = lanes_for(streams)
+    assert connections * lanes == streams
+    assert lanes <= MAX_LANES
+
+
 def test_requests_carry_seed_and_length_in_the_words_of_their_protocol() -> None:
-    for mode, length in (("lanes", "max_output_tokens"), ("sse", "max_output_tokens"),
-                         ("chat", "max_tokens")):  # fmt: skip
+    for mode, streams in (("lanes", None), ("sse", True), ("chat", True), ("sync", None),
+                         ("background", None)):  # fmt: skip
         load = Load(mode=mode, requests=1, seed=7)  # type: ignore[arg-type]
         seed = seed_of(load, 3)
         body = request(load, seed, 5, "a" if mode == "lanes" else None)
         assert text.seed_of(body) == seed
         message = orjson.loads(body)
-        assert message[length] == 5
-        assert message.get("stream") is (None if mode == "lanes" else True)
+        assert message["max_tokens" if mode == "chat" else "max_output_tokens"] == 5
+        assert message.get("stream") is streams
         assert message.get("stream_id") == ("a" if mode == "lanes" else None)
+        assert message.get("background") is (True if mode == "background" else None)
+        assert message["model"] == "bench"
+
+
+def test_where_texts_are_not_known_chat_is_asked_to_count_its_tokens() -> None:
+    load = Load(mode="chat", requests=1, any_text=True, model="")
+    message = orjson.loads(request(load, 1, 5))
+    assert message["stream_options"] == {"include_usage": True}
+    assert "model" not in message
+    assert not load.checked
+    assert Load(mode="sse", requests=1, any_text=True).checked

@@ -81,7 +81,7 @@ async def test_what_it_cannot_do_is_refused(begin: Begin) -> None:
         (chat(3, stream_options=3), 400),
         (wire.post("h", "/v1/chat/completions", b"no json"), 400),
         (wire.post("h", "/v1/chat/completions", b"[]"), 400),
-        (b"no http\r\n\r\n", 404),
+        (b"no http\r\n\r\n", 400),
         (b"GET / HTTP/1.1\r\nno colon\r\n\r\n", 400),
         (b"GET /v1/other HTTP/1.1\r\n\r\n", 404),
         (b"GET /health HTTP/1.1\r\n\r\n", 200),
