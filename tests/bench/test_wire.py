@@ -152,7 +152,7 @@ def test_frames_are_read_however_they_are_cut(
 @pytest.mark.parametrize(
     "data",
     [
-        Frame(Opcode.TEXT, b"x").serialize(mask=True),
+        b"\x81\x81mask" + bytes([ord("x") ^ ord("m")]),
         Frame(Opcode.BINARY, b"x").serialize(mask=False),
         Frame(Opcode.CONT, b"x").serialize(mask=False),
         b"\xc1\x01x",
