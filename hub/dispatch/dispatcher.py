@@ -7,6 +7,7 @@ elsewhere and pure: who is let in in ``admission.py``, who goes when in ``queue.
 
 import asyncio
 from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from math import inf
 
 from hub.api.requests import Generation, estimate_tokens
@@ -230,20 +231,25 @@ class Dispatcher:
         kept_free = not aged and self._now() < until
         share = self._queue.classes[rank].rules.ceiling if kept_free else 1.0
         candidates = self._candidates(ticket.model)
-        picked = pick(candidates, ticket, share)
+        spare = partial(self._spare, rank) if share < 1.0 else _none
+        picked = pick(candidates, ticket, share, spare)
         if picked is None:
             if share < 1.0:
                 self._kept_until = min(self._kept_until, until)
             for upstream in candidates:
-                if usable(upstream, ticket) and not upstream.window.room(share):
+                room = upstream.window.room(share, spare(upstream))
+                if usable(upstream, ticket) and not room:
                     upstream.held_back()
                     self._health.watch(upstream)
             return None
         upstream, match = picked
-        upstream.take(ticket.need, self._now())
+        upstream.take(ticket.need, self._now(), rank)
         upstream.prefix_hits += match >= MATCH
         upstream.prefixes.note(ticket.prefixes)
         return upstream
+
+    def _spare(self, rank: Class, upstream: Upstream) -> int:
+        return upstream.demand.spare(rank, upstream.window.size, self._now())
 
     def _candidates(self, model: str) -> list[Upstream]:
         answers = [(upstream, upstream.engine.serves(model)) for upstream in self.upstreams]
@@ -368,3 +374,7 @@ class Dispatcher:
     @staticmethod
     def _now() -> float:
         return asyncio.get_running_loop().time()
+
+
+def _none(upstream: Upstream) -> int:
+    return 0

@@ -14,7 +14,7 @@ Source of rule 2 and its numbers: the cache-aware policy of SGLang's router.
 """
 
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol, TypeVar
 
 import orjson
@@ -93,21 +93,31 @@ def usable(upstream: Candidate, ticket: Ticket) -> bool:
     )
 
 
-def has_room(upstream: Candidate, ticket: Ticket, share: float) -> bool:
-    """Whether it can take a request now, for a class that may fill so large a share of it."""
+def has_room(upstream: Candidate, ticket: Ticket, share: float, spare: int = 0) -> bool:
+    """Whether it can take a request now, for a class that may fill so large a share of it and
+    leaves so many places free."""
     most = upstream.breaker.most
     return (
         not upstream.closed
-        and upstream.window.room(share) > 0
+        and upstream.window.room(share, spare) > 0
         and upstream.window.fits(ticket.need)
         and (most is None or upstream.window.in_flight < most)
     )
 
 
-def pick(candidates: Sequence[C], ticket: Ticket, share: float) -> tuple[C, float] | None:
+def pick(
+    candidates: Sequence[C],
+    ticket: Ticket,
+    share: float,
+    spare: Callable[[C], int] = lambda one: 0,
+) -> tuple[C, float] | None:
     """The upstream for a request, and how much of its prompt is known there; ``None`` if there is
-    no place for it now."""
-    able = [one for one in candidates if usable(one, ticket) and has_room(one, ticket, share)]
+    no place for it now. ``spare`` tells how many places are left free there."""
+    able = [
+        one
+        for one in candidates
+        if usable(one, ticket) and has_room(one, ticket, share, spare(one))
+    ]
     if not able:
         return None
     if len(able) == 1:

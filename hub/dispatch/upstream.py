@@ -6,9 +6,11 @@ from typing import Any
 
 from hub.dispatch.adapt import Adaptive
 from hub.dispatch.breaker import Breaker
+from hub.dispatch.demand import Demand
 from hub.dispatch.estimate import ServiceTime
 from hub.dispatch.route import Prefixes
 from hub.dispatch.stage import Stage
+from hub.dispatch.terms import Class
 from hub.dispatch.window import Window
 from hub.engines.base import Engine, Load
 from hub.errors import Fault, HubError
@@ -65,6 +67,7 @@ class Upstream:
         self.window = Window(window or Adaptive.first_size(engine.slots), tokens)
         fixed = window is not None or gather is not None
         self.adaptive = None if fixed else Adaptive(self.window, slots=engine.slots)
+        self.demand = Demand()
         self.breaker = Breaker()
         self.prefixes = Prefixes()
         self.service = ServiceTime()
@@ -99,15 +102,17 @@ class Upstream:
         if self.adaptive is not None:
             self.adaptive.first_token(now, sent_at, prompt_tokens)
 
-    def take(self, need: int, now: float) -> None:
-        """Reserve a place."""
+    def take(self, need: int, now: float, rank: Class = Class.CHAT) -> None:
+        """Reserve a place for a request of a class."""
         self._count(now)
         self.window.take(need)
+        self.demand.take(rank, now)
 
     def give_back(self, need: int, now: float) -> None:
         """Free a place."""
         self._count(now)
         self.window.give_back(need)
+        self.demand.give_back(now)
 
     def crowd(self, now: float) -> float:
         """The sum over time of how many requests it held, in request-seconds: the difference of

@@ -20,11 +20,11 @@ class Window:
         self.in_flight = 0
         self.tokens = 0
 
-    def room(self, share: float = 1.0) -> int:
-        """How many more requests fit for who may fill so large a share, which is at least one place
-        and leaves at least one, if there are two; never below 0."""
-        most = self.size if share >= 1 else max(1, int(self.size * share))
-        return max(0, most - self.in_flight)
+    def room(self, share: float = 1.0, spare: int = 0) -> int:
+        """How many more requests fit for who may fill so large a share, and leaves so many places
+        free in any case: at least one place, if it leaves at least one of two; never below 0."""
+        most = self.size if share >= 1 else int(self.size * share)
+        return max(0, max(1, min(most, self.size - spare)) - self.in_flight)
 
     def fits(self, need: int) -> bool:
         """Whether there are so many tokens left. Alone, a request of any size is let through: the
