@@ -1,7 +1,12 @@
 """The log: one line per response, for people or for programs. No text of a prompt or an answer,
-but for who asks for it (``texts``)."""
+but for who asks for it (``texts``), and no key.
+
+Names that others choose, such as a model's, are in it. So whatever is not printable is escaped: no
+name begins a line of its own, and none moves a terminal's cursor.
+"""
 
 import logging
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -18,6 +23,28 @@ TEXT = 200
 logger = logging.getLogger("hub.responses")
 
 
+def printable(text: str) -> str:
+    """The text, with what is not printable escaped as Python escapes it."""
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+class TextFormatter(logging.Formatter):
+    """One line per record. The lines of an exception follow it, indented."""
+
+    def __init__(self) -> None:
+        super().__init__(HUMAN)
+
+    def formatMessage(self, record: logging.LogRecord) -> str:
+        record.message = printable(record.message)
+        return super().formatMessage(record)
+
+    def formatException(self, info: Any) -> str:
+        lines = super().formatException(info).split("\n")
+        return "\n".join(f"  {printable(line)}" for line in lines)
+
+
 class JsonFormatter(logging.Formatter):
     """One JSON object per line: ``time``, ``level``, ``logger`` and ``message``, the fields that
     the record's ``fields`` hold, and ``exception`` if there is one."""
@@ -27,7 +54,7 @@ class JsonFormatter(logging.Formatter):
             "time": self.formatTime(record),
             "level": record.levelname.lower(),
             "logger": record.name,
-            "message": record.getMessage(),
+            "message": printable(record.getMessage()),
             **getattr(record, "fields", {}),
         }
         if record.exc_info:
@@ -38,7 +65,7 @@ class JsonFormatter(logging.Formatter):
 def start(level: str, form: str) -> None:
     """Log from ``level`` on, in the form ``text`` or ``json``."""
     handler = logging.StreamHandler()
-    handler.setFormatter(JsonFormatter() if form == "json" else logging.Formatter(HUMAN))
+    handler.setFormatter(JsonFormatter() if form == "json" else TextFormatter())
     logging.basicConfig(level=level.upper(), handlers=[handler])
 
 
@@ -107,8 +134,19 @@ def _text(messages: Sequence[Json]) -> str:
     return text[:TEXT]
 
 
+_PLAIN = re.compile(r"[\w.:/@+-]*")
+
+
 def _words(fields: dict[str, Any]) -> str:
-    return " ".join(f"{name}={value}" for name, value in fields.items() if value is not None)
+    return " ".join(
+        f"{name}={_quoted(value)}" for name, value in fields.items() if value is not None
+    )
+
+
+def _quoted(value: Any) -> Any:
+    """A name that looks like more than one word is quoted, so that it cannot pose as a field."""
+    plain = not isinstance(value, str) or _PLAIN.fullmatch(value)
+    return value if plain else repr(value)
 
 
 def _ms(seconds: float | None) -> float | None:

@@ -1,7 +1,7 @@
 """The small languages inside some settings: an upstream with its particulars, a class's rule, how
 a model fills in the middle. Pure.
 
-http://gpu1:8000/v1#window=8&tokens=100000&gather=50&arrays&continues
+http://gpu1:8000/v1#name=big&window=8&tokens=100000&gather=50&arrays&continues
 background.flush_interval=50
 my-finetune-*=qwen-coder
 """
@@ -31,8 +31,11 @@ class UpstreamSpec:
     """Equal raw completions of the background class go there as one request."""
     continues: bool = False
     """It can go on with an assistant's unfinished text."""
+    name: str | None = None
+    """What clients know it by: its address is none of their business."""
 
 
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _DIGITS = re.compile(r"[0-9]{1,15}")
 
 
@@ -49,9 +52,12 @@ def parse_upstream(text: str) -> UpstreamSpec:
             found[name] = ms / 1000
         elif name in ("arrays", "continues") and not given:
             found[name] = True
+        elif name == "name" and _NAME.fullmatch(value):
+            found[name] = value
         else:
             raise ValueError(
-                f"'{option}' is none of window=N, tokens=N, gather=MS, arrays and continues"
+                f"'{option}' is none of name=LABEL, window=N, tokens=N, gather=MS, arrays and "
+                "continues"
             )
     return UpstreamSpec(url, **found)
 

@@ -1,4 +1,8 @@
-"""The upstreams that the settings name: opening them, and changing them while hub runs."""
+"""The upstreams that the settings name: opening them, and changing them while hub runs.
+
+Where hub connects to is in the settings and nowhere else: nothing that a client sends is an address
+to it. What clients see of an upstream is its name.
+"""
 
 import asyncio
 import logging
@@ -25,6 +29,8 @@ RELOADED = (
     "queue_size",
     "tenant_queue",
     "rule",
+    "tls_cert",
+    "tls_key",
 )
 """The settings that a reload changes."""
 
@@ -36,6 +42,8 @@ class Upstreams:
         """``say`` tells the operator what was found."""
         self._settings = settings
         self._say = say
+        self._count = 0
+        """Of those that were opened so far: the names that hub gives are never used twice."""
         self._open: dict[UpstreamSpec, Upstream] = {}
 
     async def open(self) -> list[Upstream]:
@@ -93,8 +101,10 @@ class Upstreams:
 
     async def _connect(self, spec: UpstreamSpec) -> Upstream:
         settings = self._settings
+        self._count += 1
         engine = UpstreamEngine(
             spec.url,
+            name=spec.name or f"upstream-{self._count}",
             api_key=settings.upstream_key,
             models=settings.models,
             ways=settings.ways,
@@ -104,7 +114,7 @@ class Upstreams:
         )
         slots = await engine.probe_slots()
         says = f", which has {slots} slots" if slots else ""
-        self._say(f"Engine: {engine.name}{says}.")
+        self._say(f"Engine: {engine.name} at {engine.address}{says}.")
         upstream = Upstream(
             engine,
             spec.window,
@@ -115,7 +125,9 @@ class Upstreams:
         try:
             await engine.models()
         except HubError as error:
-            logger.warning("%s does not answer yet: %s", engine.name, error.message)
+            logger.warning(
+                "%s at %s does not answer yet: %s", engine.name, engine.address, error.message
+            )
             upstream.unreachable(error, asyncio.get_running_loop().time())
         return upstream
 

@@ -3,6 +3,7 @@
 import { Chats, isLive } from './chats.js'
 import { announce, button, countDown, el } from './dom.js'
 import { Hub } from './hub.js'
+import { authorize, authorized, forget, held, wanted } from './keys.js'
 import { Pane } from './pane.js'
 import { Talks } from './talks.js'
 
@@ -15,7 +16,7 @@ const OPEN_KEY = 'hub.open'
 const UNDO_TIME = 8000
 
 const $ = (id) => document.getElementById(id)
-const hub = new Hub('v1/responses')
+const hub = new Hub('v1/responses', { authorize })
 const chats = new Chats()
 const talks = new Talks(hub, chats, changed)
 const unread = new Set()
@@ -230,16 +231,19 @@ const STATES = {
   closed: ['Disconnected', 'hub closed the connection'],
 }
 
+const KEYLESS = ['No key', 'This hub asks for an API key']
+
 function connectionChanged() {
   const { state, attempt, reason } = hub.status
-  const [short, long] = STATES[state]
+  const keyless = state === 'closed' && wanted()
+  const [short, long] = keyless ? KEYLESS : STATES[state]
   const trouble = state === 'closed' || state === 'waiting' || attempt > 1
   const before = $('connection').dataset.state
   $('connection').dataset.state = state
   $('connection-text').textContent = short
   $('banner').hidden = state === 'open' || !trouble
-  $('banner-text').textContent = reason ? `${long}: ${reason}.` : `${long}.`
-  $('reconnect').textContent = state === 'closed' ? 'Reconnect' : 'Try now'
+  $('banner-text').textContent = reason && !keyless ? `${long}: ${reason}.` : `${long}.`
+  $('reconnect').textContent = keyless ? 'Enter the key' : state === 'closed' ? 'Reconnect' : 'Try now'
   $('reconnect').hidden = state === 'connecting'
   if (state === 'open') {
     loadModels()
@@ -260,7 +264,7 @@ function tick() {
 
 async function loadModels() {
   try {
-    const { data } = await (await fetch('v1/models')).json()
+    const { data } = await (await authorized('v1/models')).json()
     models = ['', ...data.map(({ id }) => id)]
   } catch {
     return // the default model needs no list
@@ -297,11 +301,14 @@ const SHORTCUTS = {
   },
   KeyR: () => talks.retry(active.chat),
   KeyC: () => active.copyLast(),
-  Slash: () => $('help').showModal(),
+  Slash: () => {
+    $('key-held').hidden = !held()
+    $('help').showModal()
+  },
 }
 
 addEventListener('keydown', (event) => {
-  if ($('help').open || event.isComposing) return
+  if (document.querySelector('dialog[open]') || event.isComposing) return
   const writing = event.target.closest?.('textarea, select, input')
   const plain = !event.ctrlKey && !event.metaKey && !event.altKey
   let act
@@ -349,6 +356,10 @@ $('topbar-new').onclick = newChat
 $('menu').onclick = openSidebar
 $('scrim').onclick = closeSidebar
 $('help-open').onclick = SHORTCUTS.Slash
+$('key-forget').onclick = () => {
+  forget()
+  location.reload()
+}
 $('reconnect').onclick = () => hub.connect()
 hub.addEventListener('status', connectionChanged)
 hub.addEventListener('error', ({ detail }) => toast(`${detail.code}: ${detail.message}`))

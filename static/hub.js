@@ -17,6 +17,10 @@
  *   `connection_lost`: a response with `store: false`, since the server stops it, and a request that
  *   the server had not acknowledged, since nothing is sent twice unless the server said that it did
  *   not run it.
+ * - A hub may ask for an API key. A browser cannot send one with a WebSocket, and in a URL it would be
+ *   in every log; so each connection shows a ticket, which hub gives for the key (`askTicket`). Give
+ *   the option `key`, or `authorize`, which is asked for a ticket before each connection, and may take
+ *   its time: what is asked for waits.
  * - History: give `previous_response_id` and `history`. The history is sent only if the server does
  *   not know the id any more.
  *
@@ -37,6 +41,9 @@ const STOP = new Set([1000, 1002, 1003, 1007, 1008, 1009])
 /** How long a connection must have lived for its loss to count as a first one. */
 const STABLE = 5_000
 const RETIRED = 'websocket_connection_limit_reached'
+/** The close code for a key that is not valid any more, among others: `authorize` finds out. */
+const POLICY = 1008
+const UNAUTHORIZED = 'invalid_api_key'
 const DEFAULTS = {
   lanes: 16,
   maxWaiting: 256, // runs that wait for a lane or the connection
@@ -44,13 +51,15 @@ const DEFAULTS = {
   connectTimeout: 10_000,
   firstDelay: 500, // before the second try; doubles, with jitter, up to maxDelay
   maxDelay: 15_000,
+  key: null, // an API key
+  authorize: null, // async () => {ticket}; rejects with `invalid_api_key` if there is none to be had
   WebSocket: globalThis.WebSocket,
 }
 
 /**
  * Why a run failed. `code` is the server's (`response_not_found`: it cannot be resumed any more), or
  * one of this module's own: `connection_lost`, `connection_closed` (for good), `message_too_large`,
- * `too_many_waiting`.
+ * `too_many_waiting`. `invalid_api_key` is also what `authorize` has rejected with.
  */
 export class HubError extends Error {
   /** `retryAfter`: how long the server asks to wait (ms); `response`: of a `response.failed`. */
@@ -65,6 +74,21 @@ export class HubError extends Error {
     const retryAfter = seconds > 0 ? seconds * 1000 : null
     return new HubError(error?.code ?? error?.type ?? 'error', error?.message ?? '', { status, retryAfter })
   }
+}
+
+/**
+ * Asks hub for a ticket: it opens one WebSocket, within `expires_in` seconds.
+ * @param {string|URL} url of `/v1/tickets`
+ * @param {?string} key an API key; a hub that asks for none gives a ticket to everybody
+ * @returns {Promise<{ticket: string, expires_in: number}>} rejects with a `HubError`, of the code
+ *   `invalid_api_key` where hub wants another key, or as `fetch` does
+ */
+export async function askTicket(url, key) {
+  const headers = key ? { Authorization: `Bearer ${key}` } : {}
+  const answer = await fetch(url, { method: 'POST', headers, signal: AbortSignal.timeout(DEFAULTS.connectTimeout) })
+  const body = await answer.json().catch(() => ({}))
+  if (!answer.ok) throw HubError.from({ ...body, status: answer.status })
+  return body
 }
 
 /** The reading of one response. Made by `Hub.create` and `Hub.resume`. */
@@ -205,6 +229,7 @@ export class Hub extends EventTarget {
   #url
   #options
   #socket = null
+  #asking = null // of the connection that waits for its ticket
   #openedAt = null
   #timer = null
   #retiring = false // the server ends this connection: let its runs finish, then make a new one
@@ -222,6 +247,8 @@ export class Hub extends EventTarget {
     this.#url = new URL(url, globalThis.location?.href)
     this.#url.protocol = this.#url.protocol.replace('http', 'ws')
     this.#options = { ...DEFAULTS, ...options }
+    const { key } = this.#options
+    if (key) this.#options.authorize ??= () => askTicket(new URL('tickets', this.#url.href.replace(/^ws/, 'http')), key)
     const wake = () => this.status.state === 'waiting' && !globalThis.document?.hidden && this.connect()
     const { signal } = this.#listening
     globalThis.addEventListener?.('online', wake, { signal })
@@ -231,9 +258,22 @@ export class Hub extends EventTarget {
 
   /** Connects now, unless it is connected or about to be. */
   connect() {
-    if (this.#socket) return
+    if (this.#socket || this.#asking) return
     clearTimeout(this.#timer)
-    const socket = new this.#options.WebSocket(this.#url.href)
+    const { authorize } = this.#options
+    if (!authorize) return this.#open([])
+    const asking = (this.#asking = Symbol('asking'))
+    const current = (handle) => (value) => asking === this.#asking && handle(value)
+    authorize().then(
+      current(({ ticket }) => this.#open(['hub', `hub.ticket.${ticket}`])),
+      current(({ code, message }) => (code === UNAUTHORIZED ? this.#drop(1000, message, code) : this.#drop(1006, ''))),
+    )
+    this.#become('connecting')
+  }
+
+  #open(protocols) {
+    this.#asking = null
+    const socket = new this.#options.WebSocket(this.#url.href, protocols)
     const current = (handle) => (event) => socket === this.#socket && handle(event)
     socket.onopen = current(() => this.#opened())
     socket.onmessage = current(({ data }) => this.#receive(data))
@@ -308,13 +348,14 @@ export class Hub extends EventTarget {
   }
 
   /** Gives the socket up without waiting for its close event. */
-  #drop(code, reason) {
+  #drop(code, reason, error) {
     const socket = this.#socket
-    this.#closed({ code, reason })
+    this.#closed({ code, reason }, error)
     socket?.close()
   }
 
-  #closed({ code, reason }) {
+  /** `error` is the code of runs that wait for a connection that is not made again. */
+  #closed({ code, reason }, error = 'connection_closed') {
     clearTimeout(this.#timer)
     const lost = this.#busy().map(({ run }) => run)
     const resumable = lost.filter((run) => run.id && run.request?.store !== false)
@@ -323,8 +364,9 @@ export class Hub extends EventTarget {
     const { firstDelay, maxDelay } = this.#options
     const ceiling = Math.min(maxDelay, firstDelay * 2 ** (attempt - 1))
     const delay = this.#retiring ? 0 : (ceiling * (1 + Math.random())) / 2
-    const stop = STOP.has(code) && !this.#retiring
-    this.#socket = this.#openedAt = null
+    const revoked = code === POLICY && this.#options.authorize
+    const stop = STOP.has(code) && !this.#retiring && !revoked
+    this.#socket = this.#asking = this.#openedAt = null
     this.#retiring = false
     this.#lanes.clear()
     this.#waiting.unshift(...resumable)
@@ -332,7 +374,7 @@ export class Hub extends EventTarget {
     if (!stop) this.#timer = setTimeout(() => this.connect(), delay)
     if (stop) this.#become('closed', { attempt: 0, reason })
     else this.#become('waiting', { attempt, reason, retryAt: performance.now() + delay })
-    for (const run of refused) run._end(new HubError('connection_closed', reason || 'The connection is closed.'))
+    for (const run of refused) run._end(new HubError(error, reason || 'The connection is closed.'))
     for (const run of lost) {
       if (!resumable.includes(run)) run._end(new HubError('connection_lost', 'The connection was lost in mid-answer.'))
       else if (!stop) run._wait()

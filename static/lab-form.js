@@ -76,6 +76,12 @@ export class Form extends EventTarget {
     this.#own()
   }
 
+  /** The server does not tell, since this key is none of an administrator. */
+  deny() {
+    for (const name of OWN) Object.assign(this.#form.elements[name], { readOnly: true, value: '' })
+    this.#form.querySelector('#server-note').textContent = 'Only a key that was created with --admin sees and changes them.'
+  }
+
   /** What the next run wants of the server, null where that cannot be had. It is asked for always:
    * somebody else may have changed it since. */
   get wanted() {

@@ -1,5 +1,6 @@
 /** The modes that are HTTP: one answer, server-sent events, a background response that is polled. */
 
+import { authorized, signed } from './keys.js'
 import { textOf } from './lab-sample.js'
 
 const URL = 'v1/responses'
@@ -19,7 +20,7 @@ class Refused extends Error {
 async function post(request, rank, signal, headers = {}) {
   headers['Content-Type'] = 'application/json'
   if (rank) headers['X-Hub-Class'] = rank
-  const answer = await fetch(URL, { method: 'POST', body: JSON.stringify(request), headers, signal, priority: 'low' })
+  const answer = await authorized(URL, { method: 'POST', body: JSON.stringify(request), headers, signal, priority: 'low' })
   if (!answer.ok) throw await refusal(answer)
   return answer
 }
@@ -70,7 +71,7 @@ async function poll(request, rank, sample, signal, made) {
   }
   while (!ENDED.has(response.status)) {
     await pause(POLL_EVERY, signal)
-    const again = await fetch(`${URL}/${id}`, { signal, priority: 'low' })
+    const again = await authorized(`${URL}/${id}`, { signal, priority: 'low' })
     if (!again.ok) throw await refusal(again)
     response = await again.json()
     look(textOf(response))
@@ -108,7 +109,7 @@ export class Http {
   async open() {}
 
   close() {
-    for (const id of this.#made.splice(0)) fetch(`${URL}/${id}`, { method: 'DELETE', priority: 'low' }).catch(() => {})
+    for (const id of this.#made.splice(0)) fetch(`${URL}/${id}`, signed({ method: 'DELETE', priority: 'low' })).catch(() => {})
   }
 
   /** Resolves when the response has ended, however it did; the sample knows how. */

@@ -1,6 +1,7 @@
 /** Lanes of as many WebSockets as it takes: one connection runs 16 responses at a time. */
 
 import { Hub, HubError } from './hub.js'
+import { authorize } from './keys.js'
 
 const LANES = 16
 const SPARE = 8
@@ -47,7 +48,7 @@ export class Lanes {
   }
 
   #link() {
-    const link = { hub: new Hub('v1/responses', { lanes: LANES }), active: 0 }
+    const link = { hub: new Hub('v1/responses', { lanes: LANES, authorize }), active: 0 }
     this.#links.push(link)
     return link
   }

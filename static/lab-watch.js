@@ -1,5 +1,7 @@
 /** What hub says of itself while a run goes on: `/health`, about four times a second. */
 
+import { signed } from './keys.js'
+
 const EVERY = 250
 
 export class Watch {
@@ -30,7 +32,7 @@ export class Watch {
 
   async #ask() {
     try {
-      const answer = await fetch('health', { cache: 'no-store', priority: 'high' })
+      const answer = await fetch('health', signed({ cache: 'no-store', priority: 'high' }))
       const { dispatcher } = await answer.json()
       const windows = Object.values(dispatcher.upstreams).map(({ window }) => window)
       const window = windows.reduce((sum, one) => sum + one, 0)

@@ -1,6 +1,7 @@
 /** The laboratory: puts the form, the run, its figures, and the comparison of runs together. */
 
 import { announce, copy, milliseconds, nextFrame, number } from './dom.js'
+import { authorized } from './keys.js'
 import { compare, precise } from './lab-compare.js'
 import { Figures } from './lab-figures.js'
 import { Form } from './lab-form.js'
@@ -19,17 +20,27 @@ let shown = null // the run whose charts are drawn
 // ── The server's settings ───────────────────────────────────────────────────────────────────────
 
 async function asked(path, options) {
-  const answer = await fetch(path, options)
+  const answer = await authorized(path, options)
   const body = await answer.json()
-  if (!answer.ok) throw new Error(body.error?.message ?? `hub answered ${answer.status}.`)
+  if (!answer.ok) throw Object.assign(new Error(body.error?.message ?? `hub answered ${answer.status}.`), { code: body.error?.code })
   return body
+}
+
+/** Has the form show them. Who may not see them may put a load on hub all the same. */
+async function settings(options) {
+  try {
+    form.serve(await asked('lab/settings', options))
+  } catch (error) {
+    if (error.code !== 'admin_required') throw error
+    form.deny()
+  }
 }
 
 /** Asks for the form's, where that is allowed; the form has what holds then. */
 async function settle() {
   const change = form.wanted
   const headers = { 'Content-Type': 'application/json' }
-  form.serve(await asked('lab/settings', change ? { method: 'POST', headers, body: JSON.stringify(change) } : {}))
+  await settings(change ? { method: 'POST', headers, body: JSON.stringify(change) } : {})
 }
 
 // ── A run ───────────────────────────────────────────────────────────────────────────────────────
@@ -170,5 +181,5 @@ addEventListener('keydown', (event) => {
 become('idle')
 if (runs.all.length) show(runs.all.at(-1))
 else list()
-asked('lab/settings').then((settings) => form.serve(settings), (error) => complain(error.message))
+settings({}).catch((error) => complain(error.message))
 asked('v1/models').then(({ data }) => form.offer(data.map(({ id }) => id)), () => {})

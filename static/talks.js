@@ -8,6 +8,7 @@
  */
 
 import { blankAnswer, history, isLive, parent } from './chats.js'
+import { signed } from './keys.js'
 
 export class Talks {
   #hub
@@ -204,7 +205,8 @@ function succeed(answer, response, add) {
 }
 
 function fail(answer, { code, message, status, retryAfter }) {
-  if (code === 'connection_lost' || code === 'response_not_found') {
+  const keyless = code === 'invalid_api_key' && answer.responseId
+  if (code === 'connection_lost' || code === 'response_not_found' || keyless) {
     answer.status = 'interrupted'
     return
   }
@@ -215,5 +217,5 @@ function fail(answer, { code, message, status, retryAfter }) {
 /** The server keeps no answer that no chat has any more. */
 function forget(turns) {
   const ids = turns.map(({ answer }) => answer.responseId).filter(Boolean)
-  for (const id of ids) fetch(`v1/responses/${id}`, { method: 'DELETE', keepalive: true }).catch(() => {})
+  for (const id of ids) fetch(`v1/responses/${id}`, signed({ method: 'DELETE', keepalive: true })).catch(() => {})
 }

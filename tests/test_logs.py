@@ -3,9 +3,13 @@
 import json
 import logging
 import re
+import sys
 from collections.abc import Callable
+from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from hub import logs
 from hub.api.chat import parse_chat
@@ -127,6 +131,45 @@ def test_what_is_logged_is_how_the_last_message_begins(
     with caplog.at_level(logging.DEBUG, "hub.responses"):
         logs.texts(live)
     assert lines_of(caplog) == [f"id=resp_1 input={begins!r} output=''"]
+
+
+def record_of(message: str, *arguments: object, **more: Any) -> logging.LogRecord:
+    return logging.LogRecord("hub", logging.INFO, __file__, 1, message, arguments, **more)
+
+
+@given(st.text())
+def test_no_name_makes_a_line_of_its_own(name: str) -> None:
+    """Nor anything else that a terminal would act on, in either form of the log."""
+    record = record_of("model=%s", name, exc_info=None)
+    for line in (logs.TextFormatter().format(record), logs.JsonFormatter().format(record)):
+        assert line.isprintable()
+
+
+def test_the_lines_of_an_exception_are_told_from_others() -> None:
+    """What a name in it puts on a line of its own is indented, and escaped."""
+    try:
+        raise ValueError("a\n2026-01-01 INFO hub: forged\x1b[2J")
+    except ValueError:
+        record = record_of("failed", exc_info=sys.exc_info())
+    first, *rest = logs.TextFormatter().format(record).split("\n")
+    assert first.endswith("INFO hub: failed")
+    assert all(line.startswith("  ") and line.isprintable() for line in rest)
+    assert "forged" in rest[-1]
+
+
+def test_a_name_cannot_pose_as_a_field(caplog: pytest.LogCaptureFixture) -> None:
+    """What a client calls a model is quoted unless it is one plain word."""
+    for name, said in (
+        ("org/model-7b:q4", "model=org/model-7b:q4"),
+        ("a status=completed", "model='a status=completed'"),
+        ("a\nb", "model='a\\nb'"),
+    ):
+        asked = parse_create({"input": "x", "model": name})
+        live = Live(Recorder(asked, id="r", model=name, now=0.0), (), tenant="", now=float)
+        caplog.clear()
+        with caplog.at_level(logging.INFO, "hub.responses"):
+            logs.ended(live)
+        assert f" {said} " in lines_of(caplog)[0]
 
 
 def test_a_json_line_is_one_object() -> None:

@@ -17,6 +17,7 @@ from hub.specs import UpstreamSpec, parse_fim, parse_rule, parse_upstream
         ("https://a/v1#", UpstreamSpec("https://a/v1")),
         ("http://[::1]:8000/v1", UpstreamSpec("http://[::1]:8000/v1")),
         ("http://a#window=8", UpstreamSpec("http://a", window=8)),
+        ("http://a#name=gpu-1.b", UpstreamSpec("http://a", name="gpu-1.b")),
         ("http://a#tokens=100000", UpstreamSpec("http://a", tokens=100000)),
         ("http://a#gather=50", UpstreamSpec("http://a", gather=0.05)),
         ("http://a#gather=0", UpstreamSpec("http://a", gather=0.0)),
@@ -81,6 +82,12 @@ def test_what_an_upstreams_url_must_not_have(url: str) -> None:
         "arrays=1",
         "continues=yes",
         "Window=1",
+        "name",
+        "name=",
+        "name=a b",
+        "name=-a",
+        "name=http://gpu1",
+        "name=" + "a" * 65,
         "what",
         "=",
     ],
@@ -94,7 +101,7 @@ def test_an_option_that_is_wrong_is_named(option: str) -> None:
 
 urls = st.sampled_from(["http://a:1", "https://b/v1", "http://", "http://a@b", "c"]) | st.text()
 options = st.lists(
-    st.sampled_from(["window=8", "tokens=7", "gather=0.5", "arrays", "continues", "x"])
+    st.sampled_from(["window=8", "name=a", "tokens=7", "gather=0.5", "arrays", "continues", "x"])
     | st.builds("{}={}".format, st.sampled_from(["window", "tokens", "gather"]), st.text()),
 )
 

@@ -77,7 +77,7 @@ async def test_each_upstream_is_opened_once_with_its_particulars() -> None:
         ) as hub,
     ):
         first, second = hub.dispatcher.upstreams
-        assert [first.name, second.name] == [f"{server.url}/v1", f"{NOBODY}/v1"]
+        assert [first.name, second.name] == ["upstream-1", "upstream-2"]
         assert (first.window.size, first.window.budget, first.arrays) == (3, 500, True)
         assert first.stage is not None
         assert (first.stage.size, first.stage.interval) == (3, 0.05)
@@ -86,7 +86,23 @@ async def test_each_upstream_is_opened_once_with_its_particulars() -> None:
         assert (first.breaker.state, second.breaker.state) == ("closed", "open")
         assert second.failure is not None
         assert second.failure.code == "upstream_unavailable"
-        assert sorted(hub.said) == sorted(f"Engine: {one.name}." for one in (first, second))
+        assert sorted(hub.said) == [
+            f"Engine: upstream-1 at {server.url}/v1.",
+            f"Engine: upstream-2 at {NOBODY}/v1.",
+        ]
+
+
+async def test_an_upstream_has_the_name_that_the_settings_give_it() -> None:
+    """Clients know it by that: whose a model is has no address in it, either. A name of hub's own
+    is never used again."""
+    async with (
+        serve(model_server) as server,
+        running(f"{server.url}#name=big", NOBODY) as hub,
+    ):
+        assert [*hub.states()] == ["big", "upstream-2"]
+        assert await hub.dispatcher.models() == {"m": "big"}
+        await hub.reload(f"{server.url}#name=big", NOBODY_ELSE)
+        assert [*hub.states()] == ["big", "upstream-3"]
 
 
 async def test_an_upstream_fills_in_as_the_settings_say() -> None:
@@ -109,10 +125,13 @@ async def test_a_reload_adds_drains_and_keeps() -> None:
     ):
         kept, gone = hub.dispatcher.upstreams
         await hub.reload(other.url, one.url)
-        assert hub.states() == {f"{one.url}/v1": "closed", f"{other.url}/v1": "closed"}
+        assert hub.states() == {"upstream-1": "closed", "upstream-3": "closed"}
         assert hub.dispatcher.upstreams[0] is kept
         assert gone.leaving
-        assert hub.said[-2:] == [f"Engine: {other.url}/v1.", f"Draining {NOBODY}/v1."]
+        assert hub.said[-2:] == [
+            f"Engine: upstream-3 at {other.url}/v1.",
+            "Draining upstream-2.",
+        ]
         asked = len(one.peers)
         await hub.reload(other.url, one.url)
         assert hub.dispatcher.upstreams[0] is kept
@@ -124,7 +143,7 @@ async def test_one_that_does_not_answer_is_added_all_the_same() -> None:
     """It is broken, and asked again until it answers."""
     async with serve(model_server) as server, running(server.url) as hub:
         await hub.reload(server.url, NOBODY)
-        assert hub.states() == {f"{server.url}/v1": "closed", f"{NOBODY}/v1": "open"}
+        assert hub.states() == {"upstream-1": "closed", "upstream-2": "open"}
 
 
 async def test_other_particulars_make_it_another_upstream() -> None:
@@ -174,7 +193,7 @@ async def test_the_last_upstream_is_not_taken_away() -> None:
     """Settings that name none drain none: hub would serve nothing."""
     async with running(NOBODY) as hub:
         await hub.reload()
-        assert [*hub.states()] == [f"{NOBODY}/v1"]
+        assert [*hub.states()] == ["upstream-1"]
         assert hub.said[-1] == "The upstreams stay as they are until a restart."
 
 
@@ -186,7 +205,7 @@ async def test_found_on_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr("hub.upstreams.find_local", look)
         async with running(window=3) as hub:
             (found,) = hub.dispatcher.upstreams
-            assert (found.name, found.window.size) == (f"{server.url}/v1", 3)
+            assert (found.name, found.window.size) == ("upstream-1", 3)
             assert hub.said[0].startswith(f"Found llama.cpp at {server.url}.")
             await hub.reload(NOBODY)
             assert found.leaving

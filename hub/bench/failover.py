@@ -63,7 +63,7 @@ async def measure(
         load = Load(mode="chat", rate=rate, seconds=seconds, max_tokens=tokens, warmup=1.0)
         run = asyncio.create_task(Run(Target.parse(hub.url), load).run())
         await asyncio.sleep(load.warmup + seconds / 2)
-        victim = f"{sources[0].url}/v1"
+        victim = "upstream-1"
 
         async def held() -> tuple[int, str, int]:
             async with session.get(f"{hub.url}/health") as answer:

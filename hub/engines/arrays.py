@@ -20,7 +20,7 @@ from collections.abc import Sequence
 
 from hub.api.requests import Json
 from hub.engines.base import Member
-from hub.engines.chat_errors import error_from_event
+from hub.engines.chat_errors import error_from_event, withhold
 from hub.engines.stream_wire import as_array, as_object, broken, decode
 from hub.engines.text_wire import TextReader, text_body
 from hub.errors import HubError
@@ -42,8 +42,10 @@ class ArrayReader:
     After either, ``done`` of every member was called, once.
     """
 
-    def __init__(self, members: Sequence[Member]) -> None:
+    def __init__(self, members: Sequence[Member], secret: str = "") -> None:
+        """``secret`` is what no error may repeat."""
         self._members = members
+        self._secret = secret
         self._readers = [TextReader(member.sink) for member in members]
         self._open = set(range(len(members)))
         """The members that have not ended."""
@@ -142,4 +144,6 @@ class ArrayReader:
     def _end(self, index: int, error: HubError | None) -> None:
         self._open.remove(index)
         member = self._members[index]
+        if error is not None:
+            withhold(self._secret, error)
         member.done(None if member.left else error)

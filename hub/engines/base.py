@@ -154,7 +154,8 @@ class Engine(Protocol):
     """See the contract at the top of this file."""
 
     name: str
-    """What logs and the start-up message call it: ``sim``, or the upstream's address."""
+    """What everybody knows it by, clients, too: no address, and nothing else that only whoever runs
+    hub should know."""
 
     slots: int | None
     """How many requests it runs at once, if it is known: the dispatcher's first window."""

@@ -28,6 +28,7 @@ from hub.api import fim
 from hub.api.requests import Generation, Json
 from hub.engines.arrays import ArrayReader, array_body
 from hub.engines.base import Load, Member, Sink, notes_of
+from hub.engines.chat_errors import withhold
 from hub.engines.chat_wire import ChunkReader, model_names, request_body
 from hub.engines.exchange import Exchange, Target
 from hub.engines.http_client import open_session, unreachable
@@ -64,7 +65,8 @@ class UpstreamEngine:
     ``base_url`` is the server's address, with or without ``/v1``. ``models`` maps the names that
     clients use to the server's own; "" is the name of a request that names none, and any other
     name goes through as it is. ``ways``: how models fill in the middle, by their name here or there
-    (see ``fim.way_of``); of all others the server and their families tell. ``slots`` is how many
+    (see ``fim.way_of``); of all others the server and their families tell. ``name`` is what clients
+    know the server by, who are not told its ``address``. ``slots`` is how many
     requests the server runs at once, if the configuration knows; else ``probe`` asks. ``arrays``:
     the server takes several prompts in one completion. Timeouts are in seconds.
     """
@@ -73,6 +75,7 @@ class UpstreamEngine:
         self,
         base_url: str,
         *,
+        name: str = "upstream",
         api_key: str | None = None,
         models: Mapping[str, str] | None = None,
         ways: Mapping[str, fim.Way] | None = None,
@@ -83,7 +86,9 @@ class UpstreamEngine:
         arrays: bool = False,
     ) -> None:
         self._api = api_url(base_url)
-        self.name = self._api
+        self.address = self._api
+        """For whoever runs hub."""
+        self.name = name
         self.slots = slots
         self.continues = continues
         self.arrays = arrays
@@ -92,11 +97,14 @@ class UpstreamEngine:
         self._connect_timeout = connect_timeout
         self._idle_timeout = idle_timeout
         self._headers: dict[str, str] = {}
+        self._secret = ""
+        """What no error may repeat."""
         if api_key is not None:
             api_key = api_key.strip()  # keys are read from files that end in a line end
             if not (api_key.isascii() and api_key.isprintable()):
                 raise ValueError("an API key has printable ASCII characters only")
             self._headers["Authorization"] = f"Bearer {api_key}"
+            self._secret = api_key
         self._target = Target(self._api, self._headers)
         self._root = Target(_root(self._api), self._headers)
         """Where llama.cpp has what no other server has."""
@@ -135,6 +143,7 @@ class UpstreamEngine:
                 await self._stream("completions", body, TextReader(sink), [sink])
         except HubError as error:
             self._look_again(error)
+            withhold(self._secret, error)
             raise
 
     async def _fill(self, generation: Generation, model: str, sink: Sink) -> None:
@@ -173,7 +182,7 @@ class UpstreamEngine:
         return done
 
     async def generate_array(self, members: Sequence[Member]) -> None:
-        reader = ArrayReader(members)
+        reader = ArrayReader(members, self._secret)
         try:
             model = await self._model(members[0].generation.model)
             sinks = [member.sink for member in members]
@@ -196,11 +205,12 @@ class UpstreamEngine:
         """
         try:
             now = await self._ask_all()
-        except HubError:
+        except HubError as error:
             # Whoever answers next may be another server.
             self._props = None
             self._ask_at.clear()
             self._infill_at.clear()
+            withhold(self._secret, error)
             raise
         props = self._props or Load()
         return replace(
@@ -340,6 +350,7 @@ class UpstreamEngine:
         """The body of a small answer."""
         answer = await ask(self._http(), url)
         if answer.refusal is not None:
+            withhold(self._secret, answer.refusal)
             raise answer.refusal
         return answer.body
 

@@ -28,6 +28,8 @@ from hub.store.base import Delivery
 
 EVENTS = frozenset({"completed", "failed", "cancelled", "incomplete"})
 """The statuses of which webhooks tell."""
+PORTS = (443, 8443)
+"""Where endpoints on the internet may listen: hub speaks to no other service there."""
 LEAST_SECRET = 24
 """Bytes that a secret has at least (Standard Webhooks: 24 to 64)."""
 
@@ -87,6 +89,8 @@ def parse_endpoint(text: str, *, allow_private: bool = False) -> Endpoint:
         raise ValueError(f"{what} must not have a user or password in its URL")
     if url.scheme == "http" and not allow_private:
         raise ValueError(f"{what} needs https: http is for private addresses, if those are allowed")
+    if url.port not in PORTS and not allow_private:
+        raise ValueError(f"{what} is at port {url.port}; it may be {' or '.join(map(str, PORTS))}")
     try:
         literal = parse_host(host)
     except ValueError as error:

@@ -5,7 +5,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hub.engines.chat_errors import MAX_MESSAGE, error_from_event, error_from_response
+from hub.engines.chat_errors import (
+    MASK,
+    MAX_MESSAGE,
+    error_from_event,
+    error_from_response,
+    withhold,
+)
 from hub.errors import TABLE
 
 LLAMA_TOO_LONG = (
@@ -109,9 +115,79 @@ def test_their_words_are_cleaned(body: bytes, message: str) -> None:
 
 
 def test_their_words_are_cut() -> None:
-    body = orjson.dumps({"error": "x" * 10_000})
-    words = error_from_response(500, body).message.partition(": ")[2]
-    assert words == "x" * (MAX_MESSAGE - 1) + "…"
+    """Between words: half of one may be half of a key that no longer looks like one."""
+    body = orjson.dumps({"error": "words " * 10_000})
+    words = error_from_response(400, body).message.partition(": ")[2]
+    assert words == " ".join(["words"] * (MAX_MESSAGE // 6)) + "…"
+    assert error_from_response(400, b'{"error":"' + b"x" * 999 + b'"}').message.endswith(": …")
+
+
+@pytest.mark.parametrize("status", [429, 500, 501, 503, 504, 599])
+def test_what_concerns_whoever_runs_the_server_is_not_told(status: int) -> None:
+    """Of 5xx, and of a server that is busy, clients are told what happened, in hub's words."""
+    assert "boom" not in error_from_response(status, b'{"error":{"message":"boom"}}').message
+    event = {"error": {"code": status, "message": "boom"}}
+    assert "boom" not in error_from_event(event).message
+    full = {"error": {"code": status, "message": "boom, context length exceeded"}}
+    assert "boom" not in error_from_event(full).message
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("max_tokens must be at least 1, got 0", "max_tokens must be at least 1, got 0"),
+        ("no tool 'a' in org/model-7b and/or b", "no tool 'a' in org/model-7b and/or b"),
+        ('model "qwen3:30b" is busy', 'model "qwen3:30b" is busy'),
+        ("at most 4096 tokens: 2048 + 4000", "at most 4096 tokens: 2048 + 4000"),
+        ("key sk-abc123, bad", f"key {MASK} bad"),
+        ("wants Bearer abc here", f"wants Bearer {MASK} here"),
+        ("api_key=abc is wrong", f"{MASK} is wrong"),
+        ("token: abc is wrong", f"token: {MASK} is wrong"),
+        ("hub_0011223344556677_secret", MASK),
+        ("got 0123456789abcdef0123456789abcdef.", f"got {MASK}"),
+        ("ask http://gpu1:8000/v1 or 10.0.0.7", f"ask {MASK} or {MASK}"),
+        ("gpu1.lan:8000 and [fd00::1]:80 and ::1", f"{MASK} and {MASK} and {MASK}"),
+        ("in /home/me/model.gguf and C:\\x", f"in {MASK} and {MASK}"),
+        ("by me@example.com", f"by {MASK}"),
+        ('bad input Traceback (most recent call last): File "/a"', "bad input"),
+        ('bad File "serve.py", line 3', "bad"),
+    ],
+)
+def test_keys_addresses_and_paths_are_masked(text: str, told: str) -> None:
+    """Word by word; the rest of the sentence stays."""
+    message = error_from_response(400, orjson.dumps({"error": text})).message
+    assert message == f"The model server refused the request: {told}"
+
+
+SHAPES = (
+    "{}",
+    "Incorrect key: {}.",
+    "('{}')",
+    "{}{}",
+    "…{}\x00",
+    "x" * 280 + " {}",
+    "w " * 598 + "{}",
+)
+
+
+@given(
+    key=st.text("abcXYZ019-_.:/+=~", min_size=12, max_size=80),
+    shape=st.sampled_from(SHAPES),
+    noise=st.text(max_size=20),
+    status=st.integers(400, 599) | st.none(),
+)
+def test_a_key_that_a_server_repeats_goes_no_further(
+    key: str, shape: str, noise: str, status: int | None
+) -> None:
+    """Whatever it looks like, as a whole or in part, and wherever it stands."""
+    text = f"{noise} {shape.format(key, key)}"
+    body = {"error": {"message": text, "code": status}}
+    for error in (error_from_response(status or 400, orjson.dumps(body)), error_from_event(body)):
+        withhold(key, error)
+        assert key not in error.message
+        assert key not in str(error)
+        # What is left of a key is no part of it that could be used.
+        assert not any(key[at : at + 11] in error.message for at in range(len(key) - 10))
 
 
 @pytest.mark.parametrize("status", [401, 403])

@@ -943,7 +943,7 @@ async def test_faults_of_the_simulated_server(fault: str, code: str) -> None:
 
 def test_it_is_an_engine() -> None:
     engine: Engine = UpstreamEngine("http://localhost:8080", slots=4)
-    assert engine.name == "http://localhost:8080/v1"
+    assert engine.name == "upstream", "not its address"
     assert engine.slots == 4
 
 

@@ -170,6 +170,7 @@ def test_an_endpoint_does_not_show_its_secret() -> None:
         ("https://[64:ff9b::7f00:1]/", "not public"),
         ("https://[2002:7f00:1::]/", "not public"),
         ("https://[fe80::1%25eth0]/", "not public"),
+        ("https://h.example:22/", "port 22; it may be 443 or 8443"),
         ("https://h.example/a b", "without spaces"),
         ("https://h.example/\n", "without spaces"),
     ],
