@@ -1,12 +1,12 @@
 """What live responses and their readers may hold, and what happens at the bound.
 
     a response's log          beyond ``response_bytes`` it fails, and its upstream is let go of
-    all live logs together    beyond ``live_bytes`` nothing new is begun: a foreground request is
-                              refused, a background one stays in the store
+    all live logs together,   beyond ``live_bytes`` nothing new is begun: a foreground request is
+    and their requests        refused, a background one stays in the store
     a reader                  too long or too far behind, it is closed, and may come back and resume
 
-Jobs that wait to be claimed do not count: they are in the store, and if they filled the memory that
-they wait for, none would ever begin.
+Jobs that wait to be claimed do not count for that: if they filled the memory that they wait for,
+none would ever begin. They may hold as much again, and beyond it no more are accepted.
 """
 
 import asyncio
@@ -28,7 +28,7 @@ class Statistics:
     live_bytes: int
     max_live_bytes: int
     refused: int
-    """Foreground requests, for want of memory."""
+    """Requests, for want of memory."""
     too_large: int
     """Responses that were given up."""
     slow_readers: int
@@ -47,6 +47,7 @@ class Bounds:
         self._live = live
         self._stop = stop
         self._room = True
+        self._job_room = True
         self._looked = float("-inf")
         self._refused = 0
         self._too_large = 0
@@ -56,21 +57,32 @@ class Bounds:
         """Let a new foreground response begin, within its bound. Raises ``HubError``
         ``rate_limit_exceeded`` if there is no room for any."""
         if not self.room():
-            self._refused += 1
-            raise HubError(
-                "rate_limit_exceeded",
-                "The responses that are running fill hub's memory. Try again later.",
-                retry_after=1.0,
-            )
+            raise self._full("The responses that are running fill hub's memory.")
         self.guard(live)
+
+    def admit_job(self) -> None:
+        """Let a background response wait. Raises ``HubError`` ``rate_limit_exceeded`` if those that
+        do so hold too much."""
+        self._look()
+        if not self._job_room:
+            raise self._full("The background responses that wait fill hub's memory.")
 
     def room(self) -> bool:
         """Whether anything new may begin, as of a moment ago."""
+        self._look()
+        return self._room
+
+    def _look(self) -> None:
         now = asyncio.get_running_loop().time()
         if now - self._looked >= INTERVAL:
             self._looked = now
-            self._room = self._held() <= self._policy.live_bytes
-        return self._room
+            held, waiting = self._held()
+            self._room = held <= self._policy.live_bytes
+            self._job_room = waiting <= self._policy.live_bytes
+
+    def _full(self, words: str) -> HubError:
+        self._refused += 1
+        return HubError("rate_limit_exceeded", f"{words} Try again later.", retry_after=1.0)
 
     def guard(self, live: Live) -> None:
         """Give a response up when its log is too large."""
@@ -92,12 +104,19 @@ class Bounds:
 
     def statistics(self) -> Statistics:
         return Statistics(
-            live_bytes=self._held(),
+            live_bytes=self._held()[0],
             max_live_bytes=self._policy.live_bytes,
             refused=self._refused,
             too_large=self._too_large,
             slow_readers=self._slow_readers,
         )
 
-    def _held(self) -> int:
-        return sum(live.log.size for live in self._live() if live.attempt or not live.background)
+    def _held(self) -> tuple[int, int]:
+        """What is held by what runs or is to run soon, and by the jobs that wait."""
+        held = waiting = 0
+        for live in self._live():
+            if live.attempt or not live.background:
+                held += live.asked + live.log.size
+            else:
+                waiting += live.asked
+        return held, waiting

@@ -12,10 +12,10 @@ from typing import Any
 import click
 from aiohttp import web
 
-from hub import __version__, logs
+from hub import __version__, exposure, logs
 from hub.bench.commands import bench
 from hub.chat import chat
-from hub.config import Settings, from_options, options
+from hub.config import Settings
 from hub.dispatch.dispatcher import Dispatcher
 from hub.engines import sim_server
 from hub.engines.base import Engine
@@ -26,9 +26,11 @@ from hub.hub import Hub
 from hub.key_commands import keys
 from hub.key_file import KeyFileError, Watched
 from hub.lsp.command import lsp
+from hub.options import from_options, options
 from hub.policy import Policy
 from hub.server.app import Server
 from hub.server.courier import Courier
+from hub.server.door import Door
 from hub.server.webhooks import Endpoint, deliveries_of, parse_endpoint
 from hub.store.base import Store
 from hub.store.memory import MemoryStore
@@ -122,6 +124,12 @@ main.add_command(lsp)
 
 
 async def _serve(settings: Settings, again: Callable[[], Settings]) -> None:
+    watched = _keys(settings)
+    local, keyed = await exposure.is_loopback(settings.host), not watched.keyring.empty
+    exposure.check(settings, local=local, keyed=keyed)
+    exposure.more_files()
+    sites = exposure.sites(settings, local=local, keyed=keyed)
+    door = exposure.door(settings, local=local)
     upstreams = Upstreams(settings, click.echo)
     dispatcher = Dispatcher(await upstreams.open(), settings.rules)
     endpoints = _endpoints(settings)
@@ -135,28 +143,12 @@ async def _serve(settings: Settings, again: Callable[[], Settings]) -> None:
     hub = Hub(
         dispatcher,
         store,
-        Policy(
-            default_model=await _default_model(dispatcher.upstreams[0].engine),
-            reasoning_events=settings.reasoning_events,
-            grace=settings.grace,
-            retention=settings.retention * 86400,
-            store_bytes=settings.store_size << 20,
-            remembered=settings.memory << 20,
-            jobs=settings.background,
-            response_bytes=settings.max_response << 20,
-            live_bytes=settings.live_memory << 20,
-            lanes=settings.lanes,
-            active_lanes=settings.active_lanes,
-            waiting=settings.waiting,
-            reader_patience=settings.reader_patience,
-            reader_lag=settings.reader_lag << 20,
-        ),
+        _policy(settings, await _default_model(dispatcher.upstreams[0].engine)),
         deliveries=lambda live: deliveries_of(
             endpoints, live.id, live.recorder.status, time.time()
         ),
         on_kept=courier.wake,
     )
-    watched = _keys(settings)
     hub.on_ended.append(logs.ended)
     if settings.log_prompts:
         hub.on_ended.append(logs.texts)
@@ -169,6 +161,8 @@ async def _serve(settings: Settings, again: Callable[[], Settings]) -> None:
         lab=settings.lab,
         webhooks=courier.statistics,
         keys=watched,
+        door=door,
+        sites=sites,
     )
     _spare_the_collector()
     try:
@@ -178,11 +172,11 @@ async def _serve(settings: Settings, again: Callable[[], Settings]) -> None:
         raise
     hub.start()
     courier.start()
-    url = f"http://{settings.host}:{port}"
+    url = f"{'http' if door.tls is None else 'https'}://{settings.host}:{port}"
     click.echo(f"hub {__version__} serves {url} (page), {url}/v1 (API). Ctrl-C stops it.")
     signals = _signals()
     while await signals.get() == signal.SIGHUP:
-        settings = await _reload(settings, again, upstreams, dispatcher)
+        settings = await _reload(settings, again, upstreams, dispatcher, door)
     signals = _signals(reload=False)
     click.echo(f"Stopping: what runs has {settings.drain:g} s to end. Ctrl-C again to stop now.")
     stopping = asyncio.ensure_future(server.stop(settings.drain))
@@ -199,11 +193,16 @@ async def _serve(settings: Settings, again: Callable[[], Settings]) -> None:
 
 
 async def _reload(
-    old: Settings, again: Callable[[], Settings], upstreams: Upstreams, dispatcher: Dispatcher
+    old: Settings,
+    again: Callable[[], Settings],
+    upstreams: Upstreams,
+    dispatcher: Dispatcher,
+    door: Door,
 ) -> Settings:
     """Read the settings again and go by them; if they are wrong, by the old ones."""
     try:
         new = again()
+        await asyncio.to_thread(exposure.renew, door, new)
         await upstreams.reload(new, dispatcher)
     except click.ClickException as error:
         logger.error("the settings were not reloaded: %s", error.format_message())
@@ -212,6 +211,26 @@ async def _reload(
         logger.warning("a restart is needed for: %s", ", ".join(names))
     click.echo("The settings were read again.")
     return new
+
+
+def _policy(settings: Settings, default_model: str) -> Policy:
+    return Policy(
+        default_model=default_model,
+        reasoning_events=settings.reasoning_events,
+        grace=settings.grace,
+        retention=settings.retention * 86400,
+        store_bytes=settings.store_size << 20,
+        remembered=settings.memory << 20,
+        jobs=settings.background,
+        output_tokens=settings.max_output_tokens,
+        response_bytes=settings.max_response << 20,
+        live_bytes=settings.live_memory << 20,
+        lanes=settings.lanes,
+        active_lanes=settings.active_lanes,
+        waiting=settings.waiting,
+        reader_patience=settings.reader_patience,
+        reader_lag=settings.reader_lag << 20,
+    )
 
 
 def _keys(settings: Settings) -> Watched:

@@ -1,14 +1,7 @@
-"""The settings: one type, from whose fields the flags, the environment and the file come.
+"""The settings: one type, from whose fields the flags, the environment and the file come
+(``options``)."""
 
-A field is one option: ``--flush-interval`` on the command line, ``HUB_FLUSH_INTERVAL`` in the
-environment, ``flush_interval`` in a TOML file; the first of these that is there wins, then the
-default. click checks each value and names the option in its error.
-"""
-
-import dataclasses
 import os
-import tomllib
-from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -23,12 +16,13 @@ from hub.specs import UpstreamSpec, parse_fim, parse_rule, parse_upstream
 DEFAULT_PROFILE = "h100-8b"
 
 
-def _option(help: str, *, default: Any = None, **click_options: Any) -> Any:
-    """A settings field that is also a command line option."""
-    return field(default=default, metadata={"help": help, "click": click_options})
+def _option(help: str, *, default: Any = None, secret: bool = False, **click_options: Any) -> Any:
+    """A settings field that is also a command line option. A ``secret`` is not shown."""
+    return field(default=default, repr=not secret, metadata={"help": help, "click": click_options})
 
 
 _POSITIVE = click.IntRange(min=1)
+_COUNT = click.IntRange(min=0)
 _SECONDS = click.FloatRange(min=0)
 
 
@@ -42,16 +36,72 @@ class Settings:
         default=8765,
         type=click.IntRange(0, 65535),
     )
+    open_to_everyone: bool = _option(
+        "Listen where others can reach hub although there are no keys: whoever finds it may use "
+        "the model servers, and read and delete what is stored.",
+        default=False,
+        is_flag=True,
+    )
+    host_name: tuple[str, ...] = _option(
+        "Also serve hub under this name. On this machine only its own names are served, elsewhere "
+        "any if there are keys and none is named. Repeatable.",
+        default=(),
+        multiple=True,
+        metavar="NAME",
+    )
+    origin: tuple[str, ...] = _option(
+        "Let pages of this origin use hub (https://app.example). '*': those of any, which needs "
+        "keys. Repeatable.",
+        default=(),
+        multiple=True,
+        metavar="ORIGIN",
+    )
+    trusted_proxy: tuple[str, ...] = _option(
+        "Go by the X-Forwarded-For, -Proto and -Host of these proxies. Repeatable.",
+        default=(),
+        multiple=True,
+        metavar="NETWORK",
+    )
+    tls_cert: str | None = _option(
+        "Speak TLS, with the certificate (and its chain) in this file. Read again on SIGHUP.",
+        metavar="FILE",
+    )
+    tls_key: str | None = _option("The certificate's key.", metavar="FILE")
+    sockets: int | None = _option(
+        "Most connections that are open; 0: any number. Default: three quarters of the files that "
+        "the system lets hub open.",
+        type=_COUNT,
+    )
+    sockets_per_address: int | None = _option(
+        "Most connections of one address (IPv6: of one /64); 0: any number. Default: 512; any "
+        "number where only this machine reaches hub.",
+        type=_COUNT,
+    )
+    head_timeout: float = _option(
+        "How long (s) a TLS handshake and the head of a request may take; 0: any time.",
+        default=10.0,
+        type=_SECONDS,
+        metavar="S",
+    )
+    body_timeout: float = _option(
+        "How long (s) the body of a request, or of an answer that is no stream, may take, and a "
+        "second more for each 16 KiB of it; 0: any time.",
+        default=30.0,
+        type=_SECONDS,
+        metavar="S",
+    )
     upstream: tuple[str, ...] = _option(
         "Base URL of an OpenAI-compatible model server. Repeatable. Without it, hub looks for one "
         "on the usual local ports and else simulates one. What is particular to one of them is "
-        "added as URL#window=8&tokens=100000&gather=50&arrays&continues.",
+        "added as URL#name=LABEL&window=8&tokens=100000&gather=50&arrays&continues.",
         default=(),
         multiple=True,
         metavar="URL",
     )
     upstream_key: str | None = _option(
-        "API key that is sent to the upstreams. Better set in the environment.", metavar="KEY"
+        "API key that is sent to the upstreams. Better set in the environment.",
+        secret=True,
+        metavar="KEY",
     )
     model_map: tuple[str, ...] = _option(
         "Pass requests for model NAME to the upstreams as UPSTREAM_NAME. Repeatable.",
@@ -170,6 +220,7 @@ class Settings:
     webhook: tuple[str, ...] = _option(
         "Tell this endpoint when a background response has ended; signed with the secret. "
         "Repeatable. Better set in the environment (separated by spaces).",
+        secret=True,
         default=(),
         multiple=True,
         metavar="URL#SECRET",
@@ -211,14 +262,20 @@ class Settings:
         metavar="MIB",
     )
     live_memory: int = _option(
-        "Most that the events of all running responses may hold (MiB); beyond it new requests are "
-        "refused with 429, and background work waits in the store.",
+        "Most that all running and waiting responses may hold (MiB), requests and events; beyond "
+        "it new requests are refused with 429, and background work waits in the store, of which "
+        "as much again may wait.",
         default=512,
         type=_POSITIVE,
         metavar="MIB",
     )
     max_message: int = _option(
         "Largest request or WebSocket message (bytes).", default=1 << 20, type=_POSITIVE
+    )
+    max_output_tokens: int | None = _option(
+        "Most tokens that a response may have. A request that asks for more is refused; one that "
+        "names no number gets this one.",
+        type=_POSITIVE,
     )
     connection_lifetime: float = _option(
         "A WebSocket takes no new requests after this long (minutes).",
@@ -301,68 +358,6 @@ class Settings:
     def ways(self) -> dict[str, Way]:
         """``fim``, read: how models fill in the middle. Raises ``ValueError``."""
         return dict(map(parse_fim, self.fim))
-
-
-def options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Decorate a click command with an option per field, and ``--config``."""
-    for spec in reversed(dataclasses.fields(Settings)):
-        default = None if spec.default is dataclasses.MISSING else spec.default
-        command = click.option(
-            f"--{spec.name.replace('_', '-')}",
-            default=default,
-            envvar=f"HUB_{spec.name.upper()}",
-            show_envvar=False,
-            show_default=default not in (None, (), "") and default is not False,
-            help=spec.metadata["help"],
-            **spec.metadata["click"],
-        )(command)
-    return click.option(
-        "--config",
-        type=click.Path(exists=True, dir_okay=False, path_type=Path),
-        envvar="HUB_CONFIG",
-        is_eager=True,
-        expose_value=False,
-        callback=_load,
-        help="TOML file with settings, named as the options are, with underscores.",
-    )(command)
-
-
-def _load(context: click.Context, option: click.Parameter, path: Path | None) -> None:
-    """Make a TOML file's settings the defaults of the options."""
-    if path is None:
-        return
-    try:
-        values = tomllib.loads(path.read_text())
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise click.BadParameter(f"{path} is not valid TOML: {error}", param=option) from None
-    known = {spec.name for spec in dataclasses.fields(Settings)}
-    for name in values:
-        if name not in known:
-            raise click.BadParameter(f"{path} has an unknown setting '{name}'", param=option)
-    context.default_map = values
-
-
-def from_options(values: dict[str, Any]) -> Settings:
-    """The settings that click has read and checked. Raises ``click.BadParameter``."""
-    for pair in values["model_map"]:
-        if not all(pair.partition("=")):
-            raise click.BadParameter(
-                f"'{pair}' is not NAME=UPSTREAM_NAME", param_hint="'--model-map'"
-            )
-    key = (values["upstream_key"] or "").strip()
-    if not (key.isascii() and key.isprintable()):
-        raise click.BadParameter(
-            "a key has printable ASCII characters only", param_hint="'--upstream-key'"
-        )
-    if values["upstream"] and values["sim"]:
-        raise click.UsageError("'--upstream' and '--sim' exclude each other.")
-    settings = Settings(**values)
-    for option, name in (("--upstream", "upstreams"), ("--rule", "rules"), ("--fim", "ways")):
-        try:
-            getattr(settings, name)
-        except ValueError as error:
-            raise click.BadParameter(str(error), param_hint=f"'{option}'") from None
-    return settings
 
 
 def _data_directory() -> Path:

@@ -70,6 +70,8 @@ TABLE: dict[str, Row] = {
     "unknown_event_type": Row(400, _BAD, Fault.CLIENT),
     "invalid_stream_id": Row(400, _BAD, Fault.CLIENT),
     "message_too_large": Row(413, _BAD, Fault.CLIENT),
+    # Its network was slow, or it was: the next try may be faster.
+    "request_timeout": Row(408, _BAD, Fault.CAPACITY, True),
     # The request names something that is not there.
     "not_found": Row(404, _BAD, Fault.CLIENT),
     "model_not_found": Row(404, _BAD, Fault.CLIENT),
@@ -87,11 +89,13 @@ TABLE: dict[str, Row] = {
     "class_not_allowed": Row(403, _BAD, Fault.CLIENT),
     "admin_required": Row(403, _BAD, Fault.CLIENT),
     "origin_not_allowed": Row(403, _BAD, Fault.CLIENT),
+    "host_not_allowed": Row(421, _BAD, Fault.CLIENT),
     "lab_not_allowed": Row(403, _BAD, Fault.CLIENT),
     # Bounds.
     "websocket_stream_limit_reached": Row(400, _BAD, Fault.CLIENT),
     "websocket_connection_limit_reached": Row(400, _BAD, Fault.CAPACITY, True),
     "rate_limit_exceeded": Row(429, "rate_limit_error", Fault.CAPACITY, True),
+    "too_many_connections": Row(503, _SERVER, Fault.CAPACITY, True),
     "deadline_exceeded": Row(503, _SERVER, Fault.CAPACITY, True),
     "store_unavailable": Row(503, _SERVER, Fault.CAPACITY, True),
     "idempotency_conflict": Row(409, _BAD, Fault.CLIENT),

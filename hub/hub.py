@@ -140,6 +140,7 @@ class Hub:
 
         With an ``idempotency`` key that was used before, gives the response of then.
         """
+        self.bounds.admit_job()
         live = self.new(request, context, tenant=tenant, terms=terms)
         self.dispatcher.candidates(request.model)
         self._add_job_journal(live)
@@ -169,7 +170,7 @@ class Hub:
             raise HubError("shutting_down", "hub is shutting down.", retry_after=1.0)
         if request.store and self.store.lag > MAX_LAG:
             raise HubError("store_unavailable", "The store is behind.", retry_after=MAX_LAG)
-        recorder = self._recorder(request, context, new_id("resp"), self.now())
+        recorder = self._recorder(self.policy.within(request), context, new_id("resp"), self.now())
         transcript = Transcript(recorder) if request.store else None
         live = Live(recorder, context, tenant=tenant, now=self.now, transcript=transcript)
         live.terms = terms
@@ -241,7 +242,7 @@ class Hub:
         return await self._archive.repeated(idempotency, tenant)
 
     def _revive(self, record: Record, request: Request, context: Sequence[Json] | None) -> Live:
-        recorder = self._recorder(request, context, record.id, record.created_at)
+        recorder = self._recorder(self.policy.clamp(request), context, record.id, record.created_at)
         live = Live(
             recorder, context, tenant=record.tenant, now=self.now, transcript=Transcript(recorder)
         )

@@ -7,10 +7,8 @@ from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 
-import orjson
-
 from hub.api.recorder import Recorder
-from hub.api.requests import Generation, Json
+from hub.api.requests import Generation, Json, memory_of
 from hub.api.stopping import Stopping
 from hub.api.transcript import Transcript
 from hub.dispatch.terms import DEFAULT
@@ -46,6 +44,8 @@ class Live:
         self.ledger = Ledger(clock)
         self._clock = clock
         self.generation: Generation = recorder.request.generation
+        self.asked = memory_of(recorder.request)
+        """About how many bytes its request holds."""
         self.transcript = transcript
         self._kept: Recorder | Transcript = transcript or recorder
         self.sink: Sink = self._kept
@@ -103,8 +103,8 @@ class Live:
         return [*self.input(), *self.recorder.output]
 
     def weigh(self) -> int:
-        """About how many bytes it holds: its log, and what the model was given."""
-        return self.log.size + len(orjson.dumps(self.input()))
+        """About how many bytes it holds: its log, and what it was asked."""
+        return self.log.size + self.asked
 
     def go_on(self) -> bool:
         """Prepare to go on where an earlier attempt has stopped.

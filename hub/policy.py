@@ -1,6 +1,9 @@
 """What the hub is told to do with responses, and what it tells of them."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+
+from hub.api.requests import Request
+from hub.errors import HubError
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,6 +23,8 @@ class Policy:
     """Bytes of ended responses that are kept in memory, too."""
     jobs: int = 16
     """Background responses that run or wait for a model server here."""
+    output_tokens: int | None = None
+    """The most tokens of one response."""
     response_bytes: int = 16 << 20
     """How large the log of one response may grow."""
     live_bytes: int = 512 << 20
@@ -34,6 +39,23 @@ class Policy:
     """How long a reader may be behind."""
     reader_lag: int = 16 << 20
     """How much of what came since it began to read a reader may be behind by."""
+
+    def within(self, request: Request) -> Request:
+        """The request with the most tokens that it may have. Raises ``HubError`` if it asks for
+        more itself: it would not get what it asked for."""
+        clamped = self.clamp(request)
+        asked, param = request.generation.max_tokens, request.asked_by
+        if clamped is not request and asked is not None and param:
+            why = f"must be at most {self.output_tokens}, but it is {asked}"
+            raise HubError("invalid_value", f"'{param}' {why}.", param=param)
+        return clamped
+
+    def clamp(self, request: Request) -> Request:
+        """The same for a request that was accepted before."""
+        asked, most = request.generation.max_tokens, self.output_tokens
+        if most is None or (asked is not None and asked <= most):
+            return request
+        return replace(request, generation=replace(request.generation, max_tokens=most))
 
 
 @dataclass(frozen=True, slots=True)

@@ -47,6 +47,7 @@ MAY_IMPORT = {
         "completer",
         "dispatch",
         "hub",
+        "key_file",
         "keys",
         "live",
         "logs",

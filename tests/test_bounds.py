@@ -189,9 +189,10 @@ async def test_a_full_memory_refuses_what_is_new_until_something_ends() -> None:
         await fill()
     assert refused.value.code == "rate_limit_exceeded"
     assert refused.value.retry_after == 1.0
-    assert 4 <= len(lives) <= 5
+    assert 3 <= len(lives) <= 5
     found = hub.bounds.statistics()
-    assert found.live_bytes == sum(live.log.size for live in lives) > found.max_live_bytes
+    held = sum(live.asked + live.log.size for live in lives)
+    assert found.live_bytes == held > found.max_live_bytes
     assert (found.refused, hub.statistics().accepted) == (1, len(lives))
     hub.leave(lives.pop())
     await asyncio.sleep(INTERVAL)
@@ -203,6 +204,27 @@ async def test_a_full_memory_refuses_what_is_new_until_something_ends() -> None:
         hub.leave(live)
     assert hub.statistics().by_status == {"completed": len(lives), "cancelled": 1}
     assert hub.bounds.statistics().live_bytes == 0
+    await stopped(hub)
+
+
+@virtual
+async def test_what_waits_counts_with_what_it_was_asked() -> None:
+    """A thousand requests of a megabyte may not wait together, though nobody has said anything."""
+    engine = Speaker()
+    hub = await started(engine, live_bytes=1_000_000)
+    lives: list[Live] = []
+
+    async def fill() -> None:
+        for _ in range(1000):
+            lives.append(hub.submit(parse_create({"input": "x" * 40_000, "store": False})))
+            hub.join(lives[-1])
+            await asyncio.sleep(INTERVAL)
+
+    with pytest.raises(HubError, match="memory"):
+        await fill()
+    assert len(lives) * 40_000 < 1_100_000
+    for live in lives:
+        hub.leave(live)
     await stopped(hub)
 
 
@@ -230,6 +252,31 @@ async def test_background_work_waits_in_the_store_while_memory_is_full() -> None
 
 
 @virtual
+async def test_background_work_that_waits_is_bounded_too() -> None:
+    """It is held until it has ended, so beyond the bound no more of it is accepted."""
+    engine = Speaker()
+    hub = await started(engine, live_bytes=1_000_000, jobs=1)
+    jobs: list[Live] = []
+
+    async def fill() -> None:
+        for _ in range(1000):
+            body = {"input": "x" * 40_000, "background": True}
+            jobs.append(await hub.accept(parse_create(body)))
+            await asyncio.sleep(INTERVAL)
+
+    with pytest.raises(HubError, match="wait fill"):
+        await fill()
+    assert len(jobs) * 40_000 < 1_200_000
+    engine.done.set()
+    for job in jobs:
+        await job.until_ended()
+        assert job.recorder.status == "completed"
+    await asyncio.sleep(INTERVAL)
+    await hub.accept(parse_create({"input": "Hello", "background": True}))
+    await stopped(hub)
+
+
+@virtual
 async def test_the_sum_is_made_a_few_times_a_second_however_many_ask() -> None:
     """A thousand requests at once cost one look at the live logs."""
     looks = 0
@@ -239,9 +286,9 @@ async def test_the_sum_is_made_a_few_times_a_second_however_many_ask() -> None:
         looks += 1
         return [live]
 
-    bounds = Bounds(Policy(live_bytes=0), live=lives, stop=lambda live: None)
     recorder = Recorder(create(), id=new_id("resp"), model="", now=0)
     live = Live(recorder, (), tenant="", now=lambda: 0.0)
+    bounds = Bounds(Policy(live_bytes=live.asked), live=lives, stop=lambda live: None)
     for _ in range(1000):
         assert bounds.room()
     recorder.created()

@@ -23,6 +23,29 @@ def test_version() -> None:
     assert __version__ in CliRunner().invoke(main, ["--version"]).output
 
 
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--host", "0.0.0.0"], "hub keys create --tenant NAME"),
+        (["--origin", "*"], "needs keys"),
+        (["--origin", "app.example"], "--origin"),
+        (["--host-name", "a/b"], "--host-name"),
+        (["--trusted-proxy", "proxy"], "--trusted-proxy"),
+        (["--tls-cert", "hub.pem"], "'--tls-cert' and '--tls-key' need each other"),
+        (["--tls-cert", "missing.pem", "--tls-key", "missing.key"], "cannot read missing.pem"),
+    ],
+)
+def test_what_lets_in_whom_nobody_asked_or_nobody_at_all_does_not_start(
+    options: list[str], said: str, tmp_path: Path
+) -> None:
+    """It says why, and what to do."""
+    command = ["serve", "--sim", "--store", "memory", "--port", "0", *options]
+    result = CliRunner(env={"XDG_DATA_HOME": str(tmp_path)}).invoke(main, command)
+    assert result.exit_code in (1, 2)
+    assert said in " ".join(result.output.split())
+    assert "Traceback" not in result.output
+
+
 @pytest.mark.parametrize("command", [["serve", "--sim", "--store", "{store}"], ["sim"]])
 def test_a_port_that_is_taken_is_an_error_that_names_it(command: list[str], tmp_path: Path) -> None:
     command = [word.format(store=tmp_path) for word in command]

@@ -10,8 +10,9 @@ import pytest
 from click.testing import CliRunner, Result
 
 from hub.api.fim import FAMILIES, Family, Other
-from hub.config import Settings, from_options, options
+from hub.config import Settings
 from hub.dispatch.terms import RULES, Class
+from hub.options import from_options, options
 from hub.specs import UpstreamSpec
 
 settings_read: list[Settings] = []
@@ -174,3 +175,9 @@ def test_a_bad_value_is_an_error_that_names_the_setting(
     assert result.exit_code == 2
     assert named in result.output
     assert "Traceback" not in result.output
+
+
+def test_settings_do_not_show_their_secrets() -> None:
+    """Whoever prints them prints neither the model servers' key nor those of the webhooks."""
+    shown = repr(Settings(upstream_key="hidden-key", webhook=("https://h#hidden-secret",)))
+    assert "hidden" not in shown

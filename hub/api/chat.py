@@ -64,9 +64,11 @@ def parse_chat(body: Any) -> Request:
     if tool_choice is not None and not isinstance(tool_choice, (str, dict)):
         raise fields.wrong_type("tool_choice", "a string or an object")
     model = fields.text("model") or ""
-    max_tokens = fields.integer("max_completion_tokens", 1)
-    if max_tokens is None:
-        max_tokens = fields.integer("max_tokens", 1)
+    asked_by = "max_completion_tokens"
+    if (max_tokens := fields.integer(asked_by, 1)) is None:
+        asked_by = "max_tokens"
+        max_tokens = fields.integer(asked_by, 1)
+    top_logprobs = fields.integer("top_logprobs", 0, 20)
     return Request(
         model=model,
         generation=Generation(
@@ -77,15 +79,12 @@ def parse_chat(body: Any) -> Request:
             response_format=fields.object("response_format"),
             max_tokens=max_tokens,
             stop=stop_strings(fields),
-            top_logprobs=(
-                fields.integer("top_logprobs", 0, 20) or 0
-                if fields.flag("logprobs", False)
-                else None
-            ),
+            top_logprobs=(top_logprobs or 0) if fields.flag("logprobs", False) else None,
             extra=parameters(fields),
         ),
         stream=fields.flag("stream", False),
         store=False,
+        asked_by=asked_by,
         flex=fields.raw("service_tier") == "flex",
         include_usage=wants_usage(fields),
     )

@@ -93,9 +93,10 @@ def parse_infill(body: Any) -> InfillAsked:
     prompt = prefix + (fields.text("prompt") or "")
     files = _files(fields)
     response_fields = _strings(fields, "response_fields")
-    most = fields.integer("n_predict", -2)
-    if most is None:
-        most = fields.integer("max_tokens", -2)
+    asked_by = "n_predict"
+    if (most := fields.integer(asked_by, -2)) is None:
+        asked_by = "max_tokens"
+        most = fields.integer(asked_by, -2)
     kind = _kind(fields, most, response_fields)
     # -1 is llama.cpp's "no bound", -2 "until the context is full".
     max_tokens = 0 if kind == "warmup" else most if most is None or most >= 0 else None
@@ -121,6 +122,7 @@ def parse_infill(body: Any) -> InfillAsked:
             ),
             stream=stream,
             store=False,
+            asked_by=asked_by,
             early_stop=rules,
         )
         for k in range(n)

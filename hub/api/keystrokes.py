@@ -87,6 +87,7 @@ def parse_asked(body: Json) -> Asked:
     suffix = fields.text("suffix")
     kind = cast(Kind, fields.choice("kind", KINDS) or "foreground")
     max_tokens = fields.integer("max_tokens", 0)
+    asked_by = "" if max_tokens is None else "max_tokens"
     if max_tokens is None:
         max_tokens = MAX_TOKENS
     model = fields.text("model") or ""
@@ -105,6 +106,7 @@ def parse_asked(body: Json) -> Asked:
         ),
         stream=True,
         store=False,
+        asked_by=asked_by,
         early_stop=EarlyStop(
             single_line=fields.flag("single_line", False),
             indent=fields.integer("indent", 0) or None,

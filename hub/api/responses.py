@@ -56,8 +56,7 @@ def parse_create(body: Any) -> Request:
     if offered and fields.raw("parallel_tool_calls") is not None:
         extra["parallel_tool_calls"] = parallel
 
-    instructions = fields.text("instructions")
-    parent = fields.text("previous_response_id")
+    instructions, parent = fields.text("instructions"), fields.text("previous_response_id")
     model = fields.text("model") or ""
     return Request(
         model=model,
@@ -75,6 +74,7 @@ def parse_create(body: Any) -> Request:
         instructions=instructions,
         previous_response_id=parent,
         body=body,
+        asked_by="max_output_tokens",
         stream=fields.flag("stream", False),
         background=background,
         store=store,

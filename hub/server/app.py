@@ -4,7 +4,6 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 
 from aiohttp import web
@@ -20,11 +19,13 @@ from hub.dispatch.terms import Class
 from hub.errors import CloseCode, HubError
 from hub.hub import Hub
 from hub.key_file import Watched
-from hub.server import completions, courier, http, lab, openapi, scrape, stored
+from hub.server import completions, courier, guard, http, lab, openapi, scrape, stored
 from hub.server.auth import Gate
+from hub.server.door import Door
 from hub.server.parser import Parser
 from hub.server.protocol import Protocol
 from hub.server.pulse import Pulse
+from hub.server.sites import Sites
 from hub.server.websocket import Connection
 
 _frames = logging.getLogger("hub.server.frames")
@@ -63,6 +64,9 @@ _PAGES = {"index.html": "/", "lab.html": "/lab"}
 class Server:
     """Serves a hub on one port. ``start``, then ``stop``; not to be started again."""
 
+    connection_type = Connection
+    """What speaks on its WebSockets."""
+
     def __init__(
         self,
         hub: Hub,
@@ -74,10 +78,13 @@ class Server:
         lab: bool = False,
         webhooks: Callable[[], courier.Statistics] = courier.Statistics,
         keys: Watched | None = None,
+        door: Door | None = None,
+        sites: Sites | None = None,
     ) -> None:
         """``max_message`` is in bytes, ``connection_lifetime`` in seconds. ``lab``: the laboratory
         page may change the dispatcher's settings. ``webhooks`` tells how they fare. ``keys``: who
-        may use hub, as soon as there are any; everybody without."""
+        may use hub, as soon as there are any; everybody without. ``door``: whose sockets are let
+        in; ``sites``: under which names, and from which pages, it is served."""
         self._hub = hub
         self._host = host
         self._port = port
@@ -85,8 +92,8 @@ class Server:
         self._lifetime = connection_lifetime
         self._lab = lab
         self._connections: set[Connection] = set()
-        self._releases: dict[Connection, Callable[[], None]] = {}
-        """What tells the gate that one of them is gone."""
+        self._releases: dict[Connection, tuple[Callable[[], None], ...]] = {}
+        """What tells everybody who counts them that one is gone."""
         self._gone = asyncio.Event()
         self._parser = Parser()
         self._completer = Completer(hub)
@@ -103,11 +110,17 @@ class Server:
         self._watching: asyncio.Task[None] | None = None
         self._pulse = Pulse()
         self._webhooks = webhooks
+        self._door = door or Door()
+        self._guard = guard.Guard(self._door, sites)
         self._metrics = scrape.metrics_of(
-            hub, self._pulse.statistics, self._lanes, webhooks, self._completer.statistics
+            hub,
+            self._pulse.statistics,
+            self._lanes,
+            webhooks,
+            self._completer.statistics,
+            self._guard.statistics,
         )
         self._runner: web.AppRunner | None = None
-        self._listener: asyncio.Server | None = None
         self._ticker: asyncio.TimerHandle | None = None
         self._draining = False
 
@@ -122,7 +135,7 @@ class Server:
         Raises ``OSError`` if the address cannot be had.
         """
         app = web.Application(
-            middlewares=[http.errors, http.origins], client_max_size=self._max_message
+            middlewares=[http.errors, self._guard.check], client_max_size=self._max_message
         )
         app[http.HUB] = self._hub
         app[http.GATE] = self._gate
@@ -132,7 +145,7 @@ class Server:
         app[http.WEBHOOKS] = self._webhooks
         app[lab.ALLOWED] = self._lab
         app[scrape.METRICS] = self._metrics
-        app.on_response_prepare.append(_mark)
+        app.on_response_prepare.extend((_mark, self._guard.mark))
         app.router.add_post("/v1/tickets", http.create_ticket)
         app.router.add_post("/v1/responses", http.create_response)
         app.router.add_get("/v1/responses", self._upgrade)
@@ -165,17 +178,13 @@ class Server:
         assert manager is not None, "it is set up"
         loop = asyncio.get_running_loop()
         # Not by aiohttp's own site, whose connections are not ours.
-        self._listener = await loop.create_server(
-            lambda: Protocol(manager, loop=loop, access_log=None),
-            self._host,
-            self._port,
-            backlog=1024,
+        port = await self._door.open(
+            self._host, self._port, lambda admitted: Protocol(manager, admitted, loop=loop)
         )
         self._tick()
         self._pulse.start()
         if self._keys is not None:
             self._watching = asyncio.create_task(self._watch(self._keys))
-        port: int = self._listener.sockets[0].getsockname()[1]
         return port
 
     async def stop(self, drain: float) -> None:
@@ -183,10 +192,10 @@ class Server:
 
         No effect if it was stopped before.
         """
-        if self._runner is None or self._listener is None:
+        if self._runner is None:
             return
         self._draining = True
-        self._listener.close()
+        self._door.close()
         for connection in [*self._connections]:
             if connection.idle:
                 connection.close(CloseCode.SERVICE_RESTART, "hub is shutting down")
@@ -205,7 +214,7 @@ class Server:
         await self._runner.cleanup()
         self._parser.close()
         self._pulse.stop()
-        self._runner = self._listener = None
+        self._runner = None
 
     async def _upgrade(self, request: web.Request) -> web.StreamResponse:
         """``GET /v1/responses``: the handshake, then the transport changes hands."""
@@ -218,7 +227,7 @@ class Server:
         if self._draining:
             raise HubError("shutting_down", "hub is shutting down.", retry_after=1.0)
         handshake = Request(request.raw_path, Headers(map(_latin, request.headers.items())))
-        answer = ServerProtocol().accept(handshake)
+        answer = ServerProtocol(logger=_frames).accept(handshake)
         if answer.status_code != 101:
             code = "upgrade_required" if answer.status_code == 426 else "invalid_value"
             raise HubError(code, answer.body.decode().strip())
@@ -231,7 +240,7 @@ class Server:
             raise ConnectionResetError("the client went away")
         # A second one, since the parser of the first still waits for the handshake's bytes.
         protocol = ServerProtocol(state=OPEN, max_size=self._max_message, logger=_frames)
-        connection = Connection(
+        connection = self.connection_type(
             self._hub,
             protocol,
             parser=self._parser,
@@ -241,18 +250,14 @@ class Server:
             gate=self._gate,
             on_lost=self._lost,
         )
-        revoke = partial(connection.close, CloseCode.POLICY_VIOLATION, "the API key is not valid")
-        self._releases[connection] = self._gate.open_socket(who, revoke)
+        closed = self._gate.open_socket(who, connection.revoke)
         transport.write(answer.serialize())
         connection.connection_made(transport)
         self._connections.add(connection)
-        # From here on the transport is ours. aiohttp's protocol is told that it has lost its
-        # connection, so that it lets go of all that it keeps for one; it must not close the
-        # transport on that occasion.
-        inner = request.protocol
-        transport.set_protocol(connection)
-        inner.transport = None
-        inner.connection_lost(None)
+        # From here on the transport is ours.
+        assert isinstance(request.protocol, Protocol)
+        admitted = request.protocol.hand_over(connection)
+        self._releases[connection] = (closed, admitted.left, request.pop(guard.RELEASE))
         return _HandedOver()
 
     def _lanes(self) -> scrape.Connections:
@@ -262,7 +267,8 @@ class Server:
 
     def _lost(self, connection: Connection) -> None:
         self._connections.discard(connection)
-        self._releases.pop(connection)()
+        for release in self._releases.pop(connection):
+            release()
         self._gone.set()
 
     async def _watch(self, keys: Watched) -> None:

@@ -30,7 +30,7 @@ from hub.errors import HubError
 from hub.live import Live
 from hub.log import Event
 from hub.prediction import Caller
-from hub.server import http, stream
+from hub.server import guard, http, stream
 from hub.server.terms import lane_of
 
 
@@ -130,7 +130,7 @@ def _reading(
     completer, who = request.app[http.COMPLETER], http.sender(request)
     rank = Class.COMPLETION if kind == "foreground" else Class.SPECULATIVE
     terms = http.admitted(request, who, rank, asked[0])
-    client = f"{request.remote} {request.headers.get('User-Agent', '')}"
+    client = f"{request[guard.CLIENT].address} {request.headers.get('User-Agent', '')}"
     lane: Hashable = lane_of(terms, asked[0], client)
     callers = completer.submit(asked, tenant=who.tenant, terms=terms, lane=lane, kind=kind)
     try:

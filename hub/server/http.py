@@ -11,7 +11,6 @@ from dataclasses import asdict, replace
 from hashlib import sha256
 from math import inf
 from typing import Any, TypeVar
-from urllib.parse import urlsplit
 
 import orjson
 from aiohttp import web
@@ -20,7 +19,7 @@ from hub import __version__
 from hub.api.chat import ChatStream, completion, parse_chat
 from hub.api.prompt import completed
 from hub.api.recorder import TERMINAL_EVENTS
-from hub.api.requests import Json, Request
+from hub.api.requests import Json, Request, check_containers
 from hub.api.responses import parse_create
 from hub.api.sse import DONE, encode
 from hub.completer import Completer
@@ -84,31 +83,14 @@ async def errors(request: web.Request, handler: Handler) -> web.StreamResponse:
         return error_response(HubError("server_error", "The request failed inside hub."))
 
 
-@web.middleware
-async def origins(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Refuse what a page of another site sends: its user has not asked for it.
-
-    A browser lets any page open a WebSocket or post a form to hub, with the user's network in
-    reach. Clients that are no browsers send no ``Origin``.
-    """
-    origin = request.headers.get("Origin")
-    if origin is not None and _host_of(origin) != request.host:
-        raise HubError("origin_not_allowed", "Requests from other sites' pages are refused.")
-    return await handler(request)
-
-
-def _host_of(origin: str) -> str | None:
-    try:
-        return urlsplit(origin).netloc
-    except ValueError:
-        return None
-
-
 def error_response(error: HubError, *, status: int | None = None) -> web.Response:
     """The answer that an error makes."""
     answer = json_response({"error": error.body()}, status=status or error.status)
     if error.retry_after is not None:
         answer.headers["Retry-After"] = str(max(1, round(error.retry_after)))
+    if answer.status == 408:
+        # What is still to come of it would be taken for the next request.
+        answer.force_close()
     if (answer.status >= 500 or answer.status == 409) and not error.row.retryable:
         # The SDKs go by the status, unless they are told.
         answer.headers["X-Should-Retry"] = "false"
@@ -257,6 +239,7 @@ async def read(request: web.Request, parse: Callable[[Any], T]) -> T:
     body = await request.read()
 
     def work() -> T:
+        check_containers(body)
         try:
             value = orjson.loads(body)
         except orjson.JSONDecodeError as error:

@@ -26,7 +26,7 @@ from typing import Any
 
 import orjson
 
-from hub.api.requests import Fields, Json, Request, check_depth, json_type
+from hub.api.requests import Fields, Json, Request, check_containers, check_depth, json_type
 from hub.errors import HubError
 
 MAX_LANES = 32
@@ -107,9 +107,12 @@ class LaneError(Exception):
 def decode(data: bytes) -> Command:
     """What a client's text message asks for. Raises ``LaneError``, whatever the bytes are."""
     try:
+        check_containers(data)
         message = orjson.loads(data)
     except orjson.JSONDecodeError as error:
         raise LaneError(HubError("invalid_json", f"The message is not JSON: {error}.")) from None
+    except HubError as error:
+        raise LaneError(error) from None
     if not isinstance(message, dict):
         raise LaneError(
             HubError(

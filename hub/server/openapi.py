@@ -22,7 +22,7 @@ from hub.server.terms import MAX_DEADLINE_MS, MAX_LANE
 _JSON = "application/json"
 _SSE = "text/event-stream"
 
-_ANY = (400, 403, 417)
+_ANY = (400, 401, 403, 408, 415, 417, 421, 429, 503)
 """The statuses of errors that any request may be answered with."""
 _BODY = (413,)
 _TENANT = (404, 503)
@@ -78,13 +78,13 @@ _TERMS = ("Class", "Lane", "Deadline")
 
 
 def _failures() -> Json:
-    """For every status of an error: what it means, in hub's shape and in llama.cpp's."""
+    """For every status of an error: what it means, in hub's shape, and where llama.cpp's is."""
     described: Json = {}
-    statuses = sorted({row.status for row in TABLE.values()} | {417})
+    statuses = sorted({row.status for row in TABLE.values()} | {415, 417})
     for status in statuses:
         codes = [code for code, row in TABLE.items() if row.status == status]
-        text = ", ".join(f"`{code}`" for code in codes) or "`invalid_value`"
-        for name, schema in ((f"{status}", "Error"), (f"Infill{status}", "InfillError")):
+        text = ", ".join(f"`{code}`" for code in codes) or "`unsupported_value`, `invalid_value`"
+        for name, schema in ((f"{status}", "Error"), (f"Infill{status}", "InfillFailure")):
             described[name] = {"description": text, "content": {_JSON: {"schema": ref(schema)}}}
     return described
 
@@ -96,7 +96,7 @@ def _answers(schema: str, statuses: tuple[int, ...], *, stream: bool, infill: bo
         content[_SSE] = {}
     answers: Json = {"200": {"description": "As asked.", "content": content}}
     for status in sorted({*_ANY, *statuses}):
-        name = f"Infill{status}" if infill and status not in (403, 417) else f"{status}"
+        name = f"Infill{status}" if infill else f"{status}"
         answers[f"{status}"] = {"$ref": f"#/components/responses/{name}"}
     return answers
 
@@ -269,6 +269,11 @@ def _rest() -> Json:
                 "getModel", "One model.", "Model", 404, 502, 503, 504, parameters=("Model",)
             )
         },
+        "/v1/tickets": {
+            "post": _operation(
+                "createTicket", "For one WebSocket of a browser, which sends no key.", "Ticket"
+            )
+        },
         "/health": {"get": _operation("health", "What hub is doing.", "Health")},
         "/metrics": {"get": metrics},
         "/openapi.json": {"get": itself},
@@ -296,7 +301,7 @@ DOCUMENT: Json = {
             "bearerAuth": {
                 "type": "http",
                 "scheme": "bearer",
-                "description": "Optional. Tells tenants apart, who share what there is.",
+                "description": "A key of `hub keys`. None is asked for until there are any.",
             }
         },
     },

@@ -201,6 +201,8 @@ _HEALTH: Json = record(
 SCHEMAS: Json = {
     "Error": ERROR,
     "InfillError": INFILL_ERROR,
+    # Who gets no further than the door hears of it in hub's own shape.
+    "InfillFailure": one_of(ref("InfillError"), ref("Error")),
     "ResponseUsage": _RESPONSES_USAGE,
     "Usage": _USAGE,
     "Ledger": _LEDGER,
@@ -216,6 +218,9 @@ SCHEMAS: Json = {
     "Model": _MODEL,
     "Models": _closed(object={"const": "list"}, data={"type": "array", "items": ref("Model")}),
     "Health": _HEALTH,
+    "Ticket": _closed(
+        ticket=_STRING, expires_in={**_COUNT, "description": "Seconds."}, subprotocol=_STRING
+    ),
     "Settings": _closed(
         batch_size={"type": "integer", "minimum": 1}, flush_interval_ms=_NUMBER, changeable=_FLAG
     ),

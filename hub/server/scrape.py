@@ -24,7 +24,7 @@ from hub.dispatch.observed import Statistics as Dispatched
 from hub.dispatch.upstream import UpstreamStatistics
 from hub.hub import Hub
 from hub.metrics import Metrics
-from hub.server import courier, pulse
+from hub.server import courier, guard, pulse
 from hub.server.http import admin
 
 METRICS = web.AppKey("metrics", Metrics)
@@ -49,10 +49,11 @@ def metrics_of(
     connections: Callable[[], Connections],
     webhooks: Callable[[], courier.Statistics],
     completions: Callable[[], CompleterStatistics],
+    entrance: Callable[[], guard.Statistics],
 ) -> Metrics:
     """The metrics of a hub that is served: it notes its responses there from now on."""
     found = Metrics(lambda model: _knows(hub.dispatcher, model))
-    found.registry.register(_Walk(hub, beat, connections, webhooks, completions))
+    found.registry.register(_Walk(hub, beat, connections, webhooks, completions, entrance))
     hub.on_ended.append(found.ended)
     return found
 
@@ -67,12 +68,14 @@ class _Walk(Collector):
         connections: Callable[[], Connections],
         webhooks: Callable[[], courier.Statistics],
         completions: Callable[[], CompleterStatistics],
+        entrance: Callable[[], guard.Statistics],
     ) -> None:
         self._hub = hub
         self._beat = beat
         self._connections = connections
         self._webhooks = webhooks
         self._completions = completions
+        self._entrance = entrance
 
     def collect(self) -> Iterator[Metric]:
         dispatched = self._hub.dispatcher.statistics()
@@ -84,6 +87,7 @@ class _Walk(Collector):
         yield from _front(*self._connections())
         yield from _posted(self._webhooks())
         yield from _completed(self._completions())
+        yield from _entered(self._entrance())
 
 
 def _queue(said: Dispatched) -> Iterator[Metric]:
@@ -201,6 +205,17 @@ def _posted(said: courier.Statistics) -> Iterator[Metric]:
     yield _counter("hub_webhook_failures", "Tries that failed.", said.failed, label)
     yield _counter("hub_webhooks_delivered", "Webhooks delivered.", said.delivered, label)
     yield _counter("hub_webhooks_given_up", "Webhooks given up.", said.given_up, label)
+
+
+def _entered(said: guard.Statistics) -> Iterator[Metric]:
+    door = said.door
+    yield _gauge("hub_sockets", "Connections that are open, WebSockets included.", door.sockets)
+    yield _gauge("hub_sockets_limit", "The most; 0: any number.", door.limit)
+    yield _gauge("hub_sockets_half_open", "Those that still owe a request.", door.half_open)
+    yield _gauge("hub_socket_addresses", "From how many addresses they come.", door.addresses)
+    yield _counter("hub_connections_refused", "Too many of something.", door.refused, "reason")
+    yield _counter("hub_requests_timed_out", "Too slow to arrive.", door.timed_out, "phase")
+    yield _counter("hub_requests_refused", "Not let past the guard.", said.refused, "reason")
 
 
 def _completed(said: CompleterStatistics) -> Iterator[Metric]:

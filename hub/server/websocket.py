@@ -38,6 +38,13 @@ CLOSE_TIMEOUT = 5.0
 """Seconds that the other side has to answer a close frame."""
 MAX_UNREAD = 256 * 1024
 """Bytes of error frames that may wait for a client that sends bad messages and does not read."""
+MAX_EMPTY = 1000
+"""Frames that say nothing (pings, pongs, empty fragments) from one look at it to the next: each
+costs as much as one that does, and a client has use for one in some seconds."""
+LEAST = 16 * 1024
+"""Bytes that must come of a message that is not whole, from one look at it to the next."""
+_PONG = 0x8A
+"""How a pong begins."""
 
 
 class Connection(asyncio.Protocol):
@@ -68,7 +75,15 @@ class Connection(asyncio.Protocol):
         self._on_lost = on_lost
         self._loop = asyncio.get_running_loop()
         self._session: Session | None = None
-        self._fragments: list[bytes] = []
+        self._fragments: bytearray | None = None
+        self._empty = 0
+        """Frames without content since the last look."""
+        self._pong = b""
+        """The last one that found the buffer full."""
+        self._came = 0
+        """Bytes since the last look."""
+        self._unfinished = False
+        """A message was not whole at the last look, and still is not."""
         self._parsing: asyncio.Future[Command] | None = None
         # Bounded by what one read can bring: nothing is read while messages wait.
         self._unread: deque[bytes | HubError] = deque()
@@ -106,6 +121,7 @@ class Connection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         self._heard = True
+        self._came += len(data)
         self._protocol.receive_data(data)
         self._frames_received()
 
@@ -119,6 +135,9 @@ class Connection(asyncio.Protocol):
 
     def resume_writing(self) -> None:
         assert self._outbox is not None
+        if self._pong and self._transport is not None and self._protocol.state is OPEN:
+            self._transport.write(self._pong)
+        self._pong = b""
         self._outbox.resume()
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -153,6 +172,13 @@ class Connection(asyncio.Protocol):
         self._protocol.send_close(code, reason)
         self._send_pending()
 
+    def revoke(self) -> None:
+        """The key that it was opened with is not valid any more: let go of what it reads, and close
+        it."""
+        if self._transport is not None and self._protocol.state is OPEN:
+            self._let_go()
+            self.close(CloseCode.POLICY_VIOLATION, "the API key is not valid")
+
     def keep_alive(self, lifetime: float) -> None:
         """Called at regular intervals: give up a dead peer, ping a live one, end an old one.
 
@@ -164,7 +190,15 @@ class Connection(asyncio.Protocol):
             # Nothing since the last ping, not even its pong.
             self._transport.abort()
             return
+        if self._parsing is None:
+            # What has come of it may be a megabyte, which waits as long as its rest does.
+            unfinished = self._fragments is not None or bool(self._protocol.reader.buffer)
+            if unfinished and self._unfinished and self._came < LEAST:
+                self.close(CloseCode.POLICY_VIOLATION, "a message that comes too slowly")
+                return
+            self._unfinished, self._came = unfinished, 0
         self._heard = False
+        self._empty = 0
         self._protocol.send_ping(b"")
         self._send_pending()
         if self._loop.time() - self._opened >= lifetime and not self._expired:
@@ -179,26 +213,42 @@ class Connection(asyncio.Protocol):
     # Frames.
 
     def _frames_received(self) -> None:
+        # Pongs first: what a message is answered with does not overtake them.
+        self._send_pending()
         for frame in self._protocol.events_received():
             assert isinstance(frame, Frame), "the handshake is over"
             opcode = frame.opcode
             if opcode is Opcode.TEXT:
-                self._fragments = [bytes(frame.data)]
-            elif opcode is Opcode.CONT and self._fragments:
-                self._fragments.append(bytes(frame.data))
+                if frame.fin:
+                    self._message(bytes(frame.data))
+                else:
+                    self._fragments = bytearray(frame.data)
+            elif opcode is Opcode.CONT:
+                self._continued(frame)
             elif opcode is Opcode.BINARY:
-                self._fragments = []
+                self._fragments = None
                 self._message(
                     HubError("invalid_type", "A message must be text, but this one is binary.")
                 )
-                continue
             else:
-                # Control frames are answered by the protocol; so is the rest of a binary message.
-                continue
-            if frame.fin:
-                fragments, self._fragments = self._fragments, []
-                self._message(fragments[0] if len(fragments) == 1 else b"".join(fragments))
+                # Control frames are answered by the protocol.
+                self._empty += 1
         self._send_pending()
+        if self._empty > MAX_EMPTY:
+            self.close(CloseCode.POLICY_VIOLATION, "too many frames that say nothing")
+
+    def _continued(self, frame: Frame) -> None:
+        """A fragment came, perhaps of a binary message, which was answered already."""
+        if not frame.data:
+            self._empty += 1
+        if self._fragments is None:
+            return
+        # Together they are no longer than a message may be: the protocol sees to that. One object,
+        # since each of a list of small ones takes more than what it holds.
+        self._fragments += frame.data
+        if frame.fin:
+            message, self._fragments = bytes(self._fragments), None
+            self._message(message)
 
     def _send_pending(self) -> None:
         transport = self._transport
@@ -208,6 +258,9 @@ class Connection(asyncio.Protocol):
             if data is SEND_EOF:
                 # The closing handshake is over, or the peer broke the protocol.
                 self._hang_up(transport)
+            elif data[0] == _PONG and transport.get_write_buffer_size() > MAX_UNREAD:
+                # RFC 6455, 5.5.3: of several pings only the last must be answered.
+                self._pong = data
             else:
                 transport.write(data)
         if self._protocol.close_expected() and self._close_timer is None:
@@ -241,6 +294,7 @@ class Connection(asyncio.Protocol):
 
     def _message(self, message: bytes | HubError) -> None:
         """Take a text message, or what is wrong with one that is none, when its turn comes."""
+        self._unfinished = False
         if self._session is None or self._protocol.state is not OPEN:
             return
         if self._parsing is not None:

@@ -1,5 +1,6 @@
 """Typed reading of a request, and the pieces that every dialect shares."""
 
+import tracemalloc
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -7,15 +8,23 @@ from typing import Any
 import orjson
 import pytest
 
+from hub.api.chat import parse_chat
+from hub.api.completions import parse_completions
+from hub.api.infill import parse_infill
+from hub.api.prompt import completed
 from hub.api.requests import (
+    MAX_CONTAINERS,
     MAX_DEPTH,
     Fields,
     Usage,
+    check_containers,
     check_depth,
     estimate_tokens,
     json_type,
+    memory_of,
     sampling,
 )
+from hub.api.responses import parse_create
 from hub.errors import HubError
 
 READERS: list[tuple[str, Callable[[Fields], Any], list[Any], list[Any]]] = [
@@ -143,6 +152,17 @@ def test_depth(array: bool) -> None:
     refused(lambda: check_depth([1, {"a": 1}, {"b": ["x", nested(MAX_DEPTH, array=array)]}]))
 
 
+def test_a_request_has_only_so_many_objects_and_arrays() -> None:
+    """Items, messages, parts, tools, wherever they are: each costs many times its bytes."""
+    check_depth({"input": [{}] * (MAX_CONTAINERS - 2)})
+    flat: list[Any] = [{}] * MAX_CONTAINERS
+    nested_once: list[Any] = [[[]] * (MAX_CONTAINERS // 2)] * 2
+    for many in (flat, nested_once):
+        error = refused(partial(check_depth, many))
+        assert error.code == "invalid_value"
+        assert str(MAX_CONTAINERS) in error.message
+
+
 def test_the_deepest_request_can_be_written_inside_an_event() -> None:
     deepest = nested(MAX_DEPTH, array=False)
     assert orjson.dumps({"response": {"tools": [{"parameters": deepest}]}})
@@ -182,3 +202,54 @@ def test_usage() -> None:
 )
 def test_estimate_tokens(messages: list[Any], tokens: int) -> None:
     assert estimate_tokens(messages) == tokens
+
+
+def test_what_a_request_holds_is_rather_more_than_fewer() -> None:
+    """Small objects take far more in memory than in the bytes that they come in."""
+    tracemalloc.start()
+    try:
+        items = b",".join([b'{"role":"user","content":"a"}'] * 3000)
+        asked = completed(parse_create(orjson.loads(b'{"input":[' + items + b"]}")))
+        taken, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert taken / 2 < memory_of(asked) < taken * 3
+    text = completed(parse_create({"input": "x" * 100_000}))
+    assert 100_000 < memory_of(text) < 250_000
+
+
+def test_every_dialect_is_weighed() -> None:
+    """Wherever a text stands in a request, it counts."""
+    text = "x" * 10_000
+    chat = parse_chat({"messages": [{"role": "user", "content": text}]})
+    (raw,) = parse_completions({"prompt": text})
+    (infill,) = parse_infill({"input_prefix": text, "input_suffix": ""}).requests
+    for asked in (chat, raw, infill):
+        assert memory_of(asked) > 10_000
+
+
+@pytest.mark.parametrize(
+    "allowed",
+    [
+        b"[" + b",".join([b"{}"] * (MAX_CONTAINERS - 1)) + b"]",
+        b'["' + b"[{" * MAX_CONTAINERS + b'", [] ]',
+        b'["' + b'\\"[' * (MAX_CONTAINERS + 1) + b'"]',
+        b"[]",
+        b'"' * MAX_CONTAINERS,
+        b"[" * 10 + b'"\\' * 3,
+    ],
+)
+def test_brackets_are_counted_before_json_is_read_but_not_those_in_strings(allowed: bytes) -> None:
+    """Whatever the bytes are: it may be no JSON at all."""
+    check_containers(allowed)
+    one_more = b"[" * (MAX_CONTAINERS + 1) + allowed
+    assert refused(lambda: check_containers(one_more)).code == "invalid_value"
+
+
+def test_what_is_counted_before_is_what_is_counted_after() -> None:
+    """The check of what was read and that of the bytes agree."""
+    most = [{}] * (MAX_CONTAINERS - 1)
+    check_depth(most)
+    check_containers(orjson.dumps(most))
+    refused(lambda: check_depth([*most, []]))
+    refused(lambda: check_containers(orjson.dumps([*most, []])))

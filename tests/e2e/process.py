@@ -1,13 +1,14 @@
 """hub's commands as processes of their own."""
 
 import asyncio
-import os
 import re
 import signal
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+
+from hub.bench.processes import environment
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,7 @@ async def command(*arguments: str) -> AsyncIterator[Command]:
         *arguments,
         stdout=asyncio.subprocess.PIPE,
         stderr=None,
-        env={key: value for key, value in os.environ.items() if not key.startswith("HUB_")},
+        env=environment(),
     )
     assert process.stdout is not None
     said: list[str] = []
@@ -47,7 +48,7 @@ async def command(*arguments: str) -> AsyncIterator[Command]:
             line = (await process.stdout.readline()).decode()
             assert line, f"it ended after saying {said}"
             said.append(line)
-            found = re.search(r"serves (http://[\d.]+:\d+)", line)
+            found = re.search(r"serves (https?://[\d.]+:\d+)", line)
             if found:
                 break
         yield Command(process, said, found[1])

@@ -19,7 +19,7 @@ RUN = {"python": (sys.executable, "-c"), "sh": ("sh", "-euc")}
 
 
 def test_the_examples_were_found() -> None:
-    assert [language for language, _ in EXAMPLES] == ["python"] * 6 + ["sh"] * 3
+    assert [language for language, _ in EXAMPLES] == ["python"] * 8 + ["sh"] * 3
 
 
 @pytest.mark.parametrize(("language", "example"), EXAMPLES)
@@ -34,5 +34,5 @@ async def test_an_example_of_the_readme_runs(language: str, example: str) -> Non
         )
         out, err = await process.communicate()
     assert (process.returncode, err.decode()) == (0, "")
-    assert len(out) > 100
+    assert len(out) > 30
     assert b"error" not in out.replace(b'"error":null', b"").lower()

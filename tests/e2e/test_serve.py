@@ -29,9 +29,10 @@ async def test_at_its_start_it_says_what_it_serves_where_on_which_engine() -> No
             "failed": {},
             "given_up": {},
         }
-    engine, store, last = hub.said
+    keys, engine, store, last = hub.said
     assert engine.startswith("Engine: simulated, h100-8b")
     assert store == "Store: memory.\n"
+    assert keys.startswith("Keys: none")
     assert f"serves {hub.url} (page), {hub.url}/v1 (API)" in last
 
 

@@ -5,6 +5,7 @@
 
 import asyncio
 import os
+import socket
 import struct
 
 import orjson
@@ -81,3 +82,78 @@ async def test_a_handshake_that_is_no_text_is_refused_without_a_word_in_the_log(
     writer.close()
     assert answer.split()[1] in (b"400", b"426")
     assert not caplog.records
+
+
+@pytest.mark.parametrize("empty", [frame(9, b"x"), frame(10), frame(0, fin=False)])
+async def test_many_frames_that_say_nothing_are_too_many(start: Start, empty: bytes) -> None:
+    """Each costs hub as much as one that says something, and there is no end of them."""
+    hub = await start()
+    async with connected(hub.port) as client:
+        client.writer.write(frame(1, b"{", fin=False) + empty * 1001)
+        while client.code is None and await client.read():
+            pass
+        assert client.code == 1008
+
+
+async def test_pongs_that_nobody_reads_do_not_pile_up(
+    start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While there is no room only the last ping is remembered, and it is answered at last."""
+    monkeypatch.setattr("hub.server.websocket.MAX_EMPTY", 1 << 30)
+    hub = await start()
+    sock = socket.socket()
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    sock.connect(("127.0.0.1", hub.port))
+    reader, writer = await asyncio.open_connection(sock=sock, limit=4096)
+    writer.write(
+        b"GET /v1/responses HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\n"
+        b"Connection: Upgrade\r\nSec-WebSocket-Version: 13\r\n"
+        b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+    )
+    await reader.readuntil(b"\r\n\r\n")
+    writer.transport.set_write_buffer_limits(high=0)
+    pings = 40_000
+    for number in range(0, pings, 1000):
+        writer.write(b"".join(frame(9, b"%0100d" % n) for n in range(number, number + 1000)))
+        await writer.drain()
+    answered = -1
+    pongs = 0
+    while answered < pings - 1:
+        assert await reader.readexactly(2) == bytes((0x8A, 100))
+        answered, before = int(await reader.readexactly(100)), answered
+        assert answered > before
+        pongs += 1
+    assert pongs < pings / 2
+    writer.close()
+    await writer.wait_closed()
+
+
+async def test_a_message_of_many_fragments_is_one_message(start: Start) -> None:
+    """Also if some of them are empty."""
+    hub = await start()
+    message = orjson.dumps({"type": "response.create", "input": "Hello", "store": False})
+    parts = [message[at : at + 1] for at in range(len(message))]
+    async with connected(hub.port) as client:
+        client.writer.write(
+            frame(1, fin=False)
+            + b"".join(frame(0, part, fin=False) + frame(0, fin=False) for part in parts)
+            + frame(0)
+        )
+        while await client.read():
+            if any(b'"response.completed"' in one for one in client.texts):
+                break
+        assert any(b'"response.completed"' in one for one in client.texts)
+
+
+@pytest.mark.parametrize("begin", [frame(1, claimed=1000)[:12], frame(1, b"x", fin=False)])
+async def test_a_message_has_to_come_to_its_end(
+    start: Start, begin: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A byte now and then keeps a connection, but not a message, which may take a megabyte."""
+    monkeypatch.setattr("hub.server.app.PING_INTERVAL", 0.02)
+    hub = await start()
+    async with connected(hub.port) as client:
+        client.writer.write(begin)
+        while client.code is None and await client.read():
+            client.writer.write(frame(10) if begin.endswith(b"x") else b"x")
+        assert client.code == 1008

@@ -195,7 +195,7 @@ async def test_a_lane_resumes_its_tenants_responses_only(hub: Running) -> None:
         id = (await make(session, hub, ADA))["id"]
     frames = {}
     for key, asked in ((ADA, id), (BOB, id), (BOB, MISSING)):
-        async with connect(hub.ws, additional_headers=bearer(key)) as ws:
+        async with connect(hub.ws, additional_headers=bearer(key), close_timeout=0.1) as ws:
             await ws.send(json.dumps({"type": "response.resume", "response_id": asked}))
             frames[key, asked] = json.loads(await ws.recv())
             chained = {"type": "response.create", "input": "x", "previous_response_id": asked}
@@ -234,7 +234,7 @@ async def test_a_browser_opens_one_with_a_ticket(hub: Running) -> None:
     async with aiohttp.ClientSession() as session:
         _, ticket = await ask(session, hub, ADA, "POST", "/v1/tickets")
     offered = [Subprotocol(ticket["subprotocol"]), Subprotocol(f"hub.ticket.{ticket['ticket']}")]
-    async with connect(hub.ws, subprotocols=offered) as ws:
+    async with connect(hub.ws, subprotocols=offered, close_timeout=0.1) as ws:
         assert ws.subprotocol == "hub"
         await ws.send(json.dumps({"type": "response.create", "input": "hi"}))
         assert json.loads(await ws.recv())["type"] == "response.created"

@@ -160,7 +160,7 @@ async def test_every_hop_of_a_model_server(
     engine = told.pop("engine_ms")
     assert told == {
         "class": "chat",
-        "upstream": f"{model_server}/v1",
+        "upstream": "upstream",
         "batch_size": 1,
         "reason": "idle",
         "attempts": 1,
