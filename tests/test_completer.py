@@ -497,8 +497,9 @@ KEYS = st.lists(
 def test_nobody_is_told_anything_but_what_follows_its_own_text(
     keys: list[str], truth: str, cold: bool
 ) -> None:
-    """Whatever is typed and whenever the model says something: only those at the latest
-    text are told anything more; what they are told is what a model said of that text, or of its beginning; and at rest nothing runs."""
+    """Whatever is typed and whenever the model says something: only those at the latest text are
+    told anything more; what they are told is what a model said of that text, or of its beginning;
+    and at rest nothing runs."""
 
     @virtual
     async def run() -> None:

@@ -4,9 +4,11 @@ import asyncio
 import os
 import re
 import sys
+import tempfile
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
 from hub.bench.machine import pin
 
@@ -26,11 +28,18 @@ class StartError(Exception):
     """A command has ended instead of serving."""
 
 
+def environment() -> dict[str, str]:
+    """That of a hub which is nobody's."""
+    bare = {key: value for key, value in os.environ.items() if not key.startswith("HUB_")}
+    return {**bare, "XDG_DATA_HOME": str(Path(tempfile.gettempdir(), "no-hub-of-anybody"))}
+
+
 @asynccontextmanager
 async def serving(*arguments: str, core: int | None = None) -> AsyncIterator[Served]:
     """Run ``hub`` with these arguments from when it says where it serves, until the block ends.
 
-    ``core``: the one to run on. The environment's ``HUB_`` settings are left out.
+    ``core``: the one to run on. The environment's ``HUB_`` settings are left out, and so are keys
+    and a store of this user's.
     """
     process = await asyncio.create_subprocess_exec(
         sys.executable,
@@ -38,7 +47,7 @@ async def serving(*arguments: str, core: int | None = None) -> AsyncIterator[Ser
         "hub",
         *arguments,
         stdout=asyncio.subprocess.PIPE,
-        env={key: value for key, value in os.environ.items() if not key.startswith("HUB_")},
+        env=environment(),
     )
     assert process.stdout is not None
     try:
