@@ -11,6 +11,7 @@ from hub.bench import definitions, failover, hot_path, machine, memory
 from hub.bench.agree_command import agree_command
 from hub.bench.compare_commands import modes_command, sweep_command
 from hub.bench.dispatch_command import dispatch_command
+from hub.bench.hostile_command import hostile_command
 from hub.bench.keys_command import keys_command
 from hub.bench.load_command import load_command
 from hub.bench.options import AT_LEAST_0, AT_LEAST_1, json_file
@@ -223,6 +224,7 @@ for command in (sweep_command, modes_command, load_command):
 bench.add_command(dispatch_command)
 bench.add_command(keys_command)
 bench.add_command(agree_command)
+bench.add_command(hostile_command)
 
 
 async def _serve(source: TokenSource, host: str, port: int) -> None:

@@ -5,9 +5,9 @@ and compare every character. They do so in front of a hub that nobody else uses,
 that is attacked in one way, and in front of one that is attacked in all ways at once. Every case
 has a hub of its own, so that its memory and its sockets are those of the case.
 
-Where there are two cores hub has one for itself, and the attackers, who give way to everybody, share
-the other with the token sources and the honest clients; their rates are limited. So what changes in
-the honest clients' times is what hub makes of the attack, and not the price of attacking.
+Where there are two cores hub has one for itself, and the attackers, who give way to everybody,
+share the other with the token sources and the honest clients; their rates are limited. So what
+changes in the honest clients' times is what hub makes of the attack, not the price of attacking.
 """
 
 import asyncio
@@ -25,7 +25,7 @@ import orjson
 from hub.bench import machine, report
 from hub.bench.clients import Target
 from hub.bench.hostile_attacks import ATTACKS, FAST, LIMITED, ROOMY
-from hub.bench.hostile_process import Came, Plan, raise_limit
+from hub.bench.hostile_process import NICE, Came, Plan, raise_limit
 from hub.bench.load import Run
 from hub.bench.machine import ProcessTree
 from hub.bench.plan import Load, lanes_for
@@ -35,18 +35,33 @@ from hub.bench.tally import Result
 
 QUIET = "nobody"
 MIX = "all at once"
-RATE, FAST_RATE = 20, 500
-"""Tokens per second of the honest clients' streams, and of those that nobody reads."""
+RATE, FAST_RATE = 20, 200
+"""Tokens per second of the honest clients' streams, and of those that nobody reads ..."""
+PER_CHUNK = 10
+"""... which come so many at a time."""
+PER_ADDRESS = 512
+"""Connections of one address: what hub takes by default where other machines reach it."""
 LOOK = 0.25
 """Seconds between two looks at hub's memory and sockets."""
 LATER = 3.0
 """Seconds after everybody has gone in which hub may let go of the last sockets."""
 WARMUP = 2.0
+TOKENS = 64
+"""Of an honest response."""
 HONEST = "honest"
 TENANTS = {
     HONEST: (),
-    LIMITED: ("--requests-per-minute", "600", "--concurrent", "4", "--queued", "4", "--sockets", "4"),
-    ROOMY: (),
+    LIMITED: (
+        "--requests-per-minute",
+        "600",
+        "--concurrent",
+        "4",
+        "--queued",
+        "4",
+        "--sockets",
+        "4",
+    ),
+    ROOMY: ("--concurrent", "32", "--sockets", "256"),
 }
 """Tenant -> the limits of his key."""
 
@@ -59,8 +74,6 @@ class Setup:
     seconds: float
     strength: float
     """Times the attacks' own rates."""
-    keys: bool
-    """Whether everybody shows a key: of one tenant for the honest, of two for the attackers."""
     serve: Sequence[str]
     """Further arguments of ``hub serve``."""
     pin: bool
@@ -107,8 +120,11 @@ class _Watch:
             await asyncio.sleep(LOOK)
 
 
-async def measure(names: Sequence[str], setup: Setup, *, mix: bool) -> list[Case]:
-    """The quiet case, one for each of these attacks, and with ``mix`` one of all of them.
+async def measure(
+    names: Sequence[str], setup: Setup, *, alone: bool = True, mix: bool = True
+) -> list[Case]:
+    """The quiet case; with ``alone`` one for each of these attacks, and with ``mix`` one of all of
+    them.
 
     Raises ``StartError``.
     """
@@ -117,26 +133,32 @@ async def measure(names: Sequence[str], setup: Setup, *, mix: bool) -> list[Case
     pinned = setup.pin and len(cores) > 1
     if pinned:
         machine.pin(0, cores[1])
-    cases = [(QUIET, []), *((ATTACKS[name].title, [name]) for name in names)]
+    cases: list[tuple[str, list[str]]] = [(QUIET, [])]
+    if alone:
+        cases += ((ATTACKS[name].title, [name]) for name in names)
     if mix:
         cases.append((MIX, [*names]))
     found = []
     async with (
         serving("bench", "source", "--port", "0", "--rate", f"{RATE}") as source,
-        serving("bench", "source", "--rate", f"{FAST_RATE}", "--model", FAST) as fast,
+        serving(
+            *("bench", "source", "--rate", f"{FAST_RATE}", "--model", FAST),
+            *("--per-chunk", f"{PER_CHUNK}"),
+        ) as fast,
+        _directory() as place,
     ):
-        upstreams = [f"--upstream={one.url}#window=1024" for one in (source, fast)]
+        os.setpriority(os.PRIO_PROCESS, fast.pid, NICE)
+        keys = await _keys(place / "keys.json")
+        arguments = [f"--upstream={one.url}#window=1024" for one in (source, fast)]
+        # A hub that only this machine reaches would let in any number.
+        arguments += ["--sockets-per-address", f"{PER_ADDRESS}", "--log-level", "warning"]
+        arguments += ["--keys", f"{place}/keys.json", *setup.serve]
+        core = cores[0] if pinned else None
         for number, (title, attacks) in enumerate(cases, 1):
             setup.progress(f"{number}/{len(cases)}  {title}")
-            with tempfile.TemporaryDirectory(prefix="hub-bench-") as place:
-                keys = await _keys(Path(place)) if setup.keys else {}
-                arguments = [*upstreams, "--store", place, *setup.serve]
-                if keys:
-                    arguments += ["--keys", f"{place}/keys.json"]
-                async with serving(
-                    "serve", "--port", "0", *arguments, core=cores[0] if pinned else None
-                ) as hub:
-                    case = await _once(title, attacks, hub, keys, setup)
+            store = ("--store", f"{place}/{number}")
+            async with serving("serve", "--port", "0", *store, *arguments, core=core) as hub:
+                case = await _once(title, attacks, hub, keys, setup)
             found.append(case)
             setup.progress(f"     {_line(case)}")
     return found
@@ -157,7 +179,7 @@ async def _once(
     watching = asyncio.create_task(watch.run())
     try:
         async with _attackers(plan) as came:
-            runs = _honest(Target.parse(hub.url, keys.get(HONEST)), setup)
+            runs = _honest(Target.parse(hub.url, keys[HONEST]), setup)
             measured = asyncio.create_task(_busy(watch.tree, setup.seconds))
             results = await asyncio.gather(*(run.run() for run in runs))
             hub_busy, others_busy = await measured
@@ -190,7 +212,7 @@ async def _once(
 def _honest(target: Target, setup: Setup) -> list[Run]:
     half = setup.streams // 2
     connections, lanes = lanes_for(setup.streams - half)
-    common: dict[str, Any] = {"seconds": setup.seconds, "warmup": WARMUP, "max_tokens": 64}
+    common: dict[str, Any] = {"seconds": setup.seconds, "warmup": WARMUP, "max_tokens": TOKENS}
     return [
         Run(target, Load(mode="sse", connections=half, seed=1, **common)),
         Run(target, Load(mode="lanes", connections=connections, lanes=lanes, seed=2, **common)),
@@ -218,12 +240,18 @@ def _failures(results: Sequence[Result]) -> dict[str, int]:
     return failures
 
 
-async def _keys(place: Path) -> dict[str, str]:
+@asynccontextmanager
+async def _directory() -> AsyncIterator[Path]:
+    with tempfile.TemporaryDirectory(prefix="hub-bench-") as place:
+        yield Path(place)
+
+
+async def _keys(file: Path) -> dict[str, str]:
     """A key for each tenant, made by ``hub keys``."""
 
     async def create(tenant: str, limits: Sequence[str]) -> str:
         process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "hub", "keys", "create", "--keys", str(place / "keys.json")),
+            *(sys.executable, "-m", "hub", "keys", "create", "--keys", str(file)),
             *("--tenant", tenant, *limits),
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.DEVNULL,
@@ -289,7 +317,7 @@ def _line(case: Case) -> str:
 
 HEAD = (
     "attack", "attempts/s", "what they got", "TTFT p50 / p99, ms", "ITL p50 / p99, ms",
-    "p99, times the quiet", "hub busy", "peak memory, MB", "sockets at most, left", "honest streams lost",
+    "p99, times the quiet", "hub busy", "peak memory, MB", "sockets at most, left", "lost",
 )  # fmt: skip
 
 

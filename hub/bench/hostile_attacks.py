@@ -88,8 +88,17 @@ async def creates(on: Attempts) -> None:
 
 async def creates_without_key(on: Attempts) -> None:
     forged = Attempts(on.target, "", 1.0, f"hub_{'0' * 16}_{'A' * 43}")
+    await _repeat(on, lambda: _post(random.choice((on, forged)), _create(MODEL, 16, stream=True)))
+
+
+async def background_creates(on: Attempts) -> None:
     await _repeat(
-        on, lambda: _post(random.choice((on, forged)), _create(MODEL, 16, stream=True))
+        on,
+        lambda: _post(
+            on,
+            _create(FAST, 500, background=True, store=True)[:-1]
+            + b',"instructions":"%b"}' % (b"x" * 500_000),
+        ),
     )
 
 
@@ -332,11 +341,12 @@ async def comings_and_goings(on: Attempts) -> None:
 async def resumes(on: Attempts) -> None:
     if "id" not in on.memory:
         on.memory["id"] = ""
+        await on.turn()
         async with on.dial() as peer:
-            body = _create(FAST, 500, store=True)
+            body = _create(FAST, 200, store=True)
             _, answer, _ = await peer.ask(_post(on, body))
             on.memory["id"] = orjson.loads(answer)["id"]
-    while not on.memory["id"]:
+    while not on.memory["id"]:  # noqa: ASYNC110 - once
         await asyncio.sleep(0.1)
     path = f"{PATH}/{on.memory['id']}?stream=true"
     await _repeat(on, lambda: wire.get(on.target.authority, path, on.key))
@@ -345,6 +355,7 @@ async def resumes(on: Attempts) -> None:
 ATTACKS: dict[str, Attack] = {
     "creates": Attack("creates, key at its limits", creates, 200, 8, LIMITED),
     "no-key": Attack("creates without a good key", creates_without_key, 200, 8),
+    "background": Attack("large background creates", background_creates, 20, 4, ROOMY),
     "silent": Attack("connections that say nothing", silence, 50, 1000),
     "half-open": Attack("half of a handshake", half_handshakes, 50, 1000),
     "slow-heads": Attack("heads, a byte at a time", slow_heads, 20, 100),

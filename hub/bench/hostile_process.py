@@ -20,6 +20,8 @@ from hub.bench.hostile_attacks import ATTACKS, Attack
 from hub.bench.hostile_peer import Attempts
 from hub.bench.running import run
 
+NICE = 19
+"""The least that a process may want of a core."""
 AGAIN = 0.05
 """Seconds that a worker waits after a failure to connect."""
 
@@ -33,7 +35,7 @@ class Plan:
     """By name: attempts per second."""
     seconds: float
     keys: dict[str, str]
-    """Tenant -> key; empty if the server knows no keys."""
+    """Tenant -> key."""
     sources: dict[str, str]
     """The address that an attack comes from, by the attack's name."""
 
@@ -95,7 +97,7 @@ async def _work(attack: Attack, attempts: Attempts) -> None:
 
 def main() -> None:
     """See the top of this file."""
-    os.nice(19)
+    os.setpriority(os.PRIO_PROCESS, 0, NICE)
     raise_limit()
     plan = Plan(**orjson.loads(sys.stdin.readline()))
     print("ready", flush=True)

@@ -8,7 +8,7 @@ long as ``Load.drain`` says.
 import asyncio
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
 
@@ -79,6 +79,11 @@ class Run:
     def records(self) -> list[Record]:
         """The measured responses, once ``run`` has returned."""
         return self._tally.records
+
+    @property
+    def gaps(self) -> Sequence[float]:
+        """The measured gaps between two frames with text, in seconds, once ``run`` has returned."""
+        return self._tally.window.gaps
 
     async def run(self) -> Result:
         """Returns when all is over; every connection is closed then."""

@@ -248,7 +248,7 @@ def test_brackets_are_counted_before_json_is_read_but_not_those_in_strings(allow
 
 def test_what_is_counted_before_is_what_is_counted_after() -> None:
     """The check of what was read and that of the bytes agree."""
-    most = [{}] * (MAX_CONTAINERS - 1)
+    most: list[Any] = [{}] * (MAX_CONTAINERS - 1)
     check_depth(most)
     check_containers(orjson.dumps(most))
     refused(lambda: check_depth([*most, []]))

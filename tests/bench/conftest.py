@@ -7,7 +7,7 @@ import pytest
 
 from tests.server import conftest
 
-PROCESSES = ("test_commands.py", "test_failover.py", "test_memory.py")
+PROCESSES = ("test_commands.py", "test_failover.py", "test_hostile.py", "test_memory.py")
 
 
 def pytest_asyncio_loop_factories(config: pytest.Config, item: pytest.Item) -> Any:
