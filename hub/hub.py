@@ -258,8 +258,6 @@ class Hub:
         assert live.transcript is not None
 
         def kept() -> None:
-            # They refer to each other, and would stay until the collector looks for that.
-            live.journal = None
             self._jobs.done(live.id)
             self._on_kept()
 

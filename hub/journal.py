@@ -181,7 +181,7 @@ class JobJournal:
         if error is None:
             self._log.release(last)
             if ends:
-                self._on_kept()
+                self._kept()
             elif self._log.next - 1 > last:
                 self._grew()
         elif isinstance(error, Fenced):
@@ -214,9 +214,17 @@ class JobJournal:
         elif (record := done.result()) is not None and record.result is not None:
             self._unwritten = None
             self._log.release(self._log.next - 1)
-            self._on_kept()
+            self._kept()
         else:
             self._fence()
+
+    def _kept(self) -> None:
+        """Its end is in the store. Whom this tells of it refers to it, too: let go of them, or both
+        would stay until the collector finds them."""
+        on_kept = self._on_kept
+        self._on_kept = self._on_fenced = _nothing
+        self._deliveries = tuple
+        on_kept()
 
     def _retry(self, error: HubError) -> None:
         logger.warning("%s waits for the store: %s", self._transcript.recorder.id, error)
@@ -226,3 +234,7 @@ class JobJournal:
         self.fenced = True
         self._log.wake()
         self._on_fenced()
+
+
+def _nothing() -> None:
+    return None

@@ -211,6 +211,8 @@ class ResponseLog:
         self.wake()
         if self.sealed:
             self.unbound()
+            # Nothing is appended any more. Its keeper refers to it, too.
+            self._wake_keeper = None
             enders, self._enders = self._enders, []
             for ended in enders:
                 ended()

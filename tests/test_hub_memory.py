@@ -52,6 +52,34 @@ async def test_an_ended_response_is_freed_without_the_collector(
 
 
 @pytest.mark.parametrize("cancelled", [True, False])
+@virtual
+async def test_so_is_a_background_response(cancelled: bool) -> None:
+    """It has a journal, which writes for it and tells it of its end."""
+    kept = MemoryStore()
+    await kept.start(0.0)
+    dispatcher = Dispatcher([Upstream(SimEngine(PROFILES["h100-8b"]), 4)])
+    hub = Hub(dispatcher, kept, Policy())
+    hub.start()
+    live = await hub.accept(parse_create({"input": "Hi", "background": True}))
+    if cancelled:
+        await live.until_news(10)
+        hub.cancel(live)
+    await live.until_ended()
+    await asyncio.sleep(1)
+    await hub.delete(live.id)
+    freed = weakref.ref(live)
+    gc.disable()
+    try:
+        del live
+        await asyncio.sleep(1)
+        assert freed() is None
+    finally:
+        gc.enable()
+    await hub.close(0)
+    await dispatcher.close()
+
+
+@pytest.mark.parametrize("cancelled", [True, False])
 async def test_a_model_servers_answer_is_freed_without_the_collector(cancelled: bool) -> None:
     """Neither its connection nor what read it holds on to a response that has ended."""
     source = TokenSource(rate=200.0)

@@ -10,7 +10,7 @@ from dataclasses import replace
 from itertools import pairwise
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hub.dispatch.dispatcher import MAX_ATTEMPTS
@@ -142,6 +142,7 @@ async def test_4_a_lane_is_first_in_first_out(setup: Setup) -> None:
         assert starts == sorted(starts)
 
 
+@settings(max_examples=12)  # a minute of overload each
 @given(
     st.integers(1, 3),
     st.sampled_from([Class.CHAT, Class.BACKGROUND]),
