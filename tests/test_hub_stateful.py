@@ -407,6 +407,8 @@ class World:
         story.id = live.id
         if story.live is None and not story.background:
             story.live = live
+            # It may end while the store still fails, and not be kept.
+            story.forgotten |= self.store.failing > 0
             live.log.subscribe(lambda: self.check_end_of_the_lonely(story))
             self.join(Reader(story, -1, "", eager=eager), live)
         elif eager:
