@@ -3,10 +3,10 @@
 A request that finds no place waits until the next one gets free. So a class leaves as many as the
 better ones are likely to want before that. Places that get free one by one are soon to be had,
 those that get free together are long in coming: at a random moment the next end is
-``E[g^2] / 2E[g]`` away, where ``g`` are the gaps between ends (the inspection paradox). What arrives
-in that time is about Poisson. One place at least, since the first one should not wait; a quarter of
-the window at most, since places that nobody uses cost throughput. Where many places turn over, few
-are enough.
+``E[g^2] / 2E[g]`` away, where ``g`` are the gaps between ends (the inspection paradox). What
+arrives in that time is about Poisson. One place at least, since the first one should not wait; a
+quarter of the window at most, since places that nobody uses cost throughput. Where many places turn
+over, few are enough.
 """
 
 from math import exp
