@@ -105,9 +105,12 @@ class Archive:
         """The response of that id, if it is in memory."""
         live = self._live.get(id)
         if live is None and id in self._ended:
-            self._ended.move_to_end(id)
             live, _ = self._ended[id]
-        return live if live is not None and live.tenant == tenant else None
+        if live is None or live.tenant != tenant:
+            return None
+        if id in self._ended:
+            self._ended.move_to_end(id)
+        return live
 
     async def open(self, id: str, tenant: str) -> Live:
         """The response of that id, wherever it is. Raises ``HubError`` ``response_not_found``."""

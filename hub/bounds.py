@@ -17,6 +17,9 @@ from hub.errors import HubError
 from hub.live import Live
 from hub.policy import Policy
 
+MAX_CHAIN = 32 << 20
+"""About how many bytes a request with the chain before it may hold: it is in memory as a whole
+where it is gone on from, and each step makes it longer."""
 INTERVAL = 0.25
 """Seconds for which the sum of the live logs is not made again."""
 
@@ -55,14 +58,17 @@ class Bounds:
 
     def admit(self, live: Live) -> None:
         """Let a new foreground response begin, within its bound. Raises ``HubError``
-        ``rate_limit_exceeded`` if there is no room for any."""
+        ``rate_limit_exceeded`` if there is no room for any, ``context_length_exceeded`` if there
+        never is for this one."""
+        _check_chain(live)
         if not self.room():
             raise self._full("The responses that are running fill hub's memory.")
         self.guard(live)
 
-    def admit_job(self) -> None:
+    def admit_job(self, live: Live) -> None:
         """Let a background response wait. Raises ``HubError`` ``rate_limit_exceeded`` if those that
-        do so hold too much."""
+        do so hold too much, ``context_length_exceeded`` as ``admit`` does."""
+        _check_chain(live)
         self._look()
         if not self._job_room:
             raise self._full("The background responses that wait fill hub's memory.")
@@ -120,3 +126,12 @@ class Bounds:
             else:
                 waiting += live.asked
         return held, waiting
+
+
+def _check_chain(live: Live) -> None:
+    if live.asked > MAX_CHAIN and live.recorder.request.previous_response_id is not None:
+        raise HubError(
+            "context_length_exceeded",
+            f"The conversation holds more than {MAX_CHAIN >> 20} MiB.",
+            param="previous_response_id",
+        )

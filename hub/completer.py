@@ -24,13 +24,13 @@ calls are plain; predictions are followed once per turn of the loop.
 
 import asyncio
 from collections import Counter, OrderedDict, deque
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, replace
 
 from hub.api.infill import Kind
-from hub.api.requests import Generation, Request
+from hub.api.requests import Request
 from hub.dispatch.terms import Class, Terms
-from hub.errors import HubError
+from hub.errors import Fault, HubError
 from hub.hub import Hub
 from hub.prediction import Caller, Prediction, prompt_of
 
@@ -50,7 +50,7 @@ MAX_KEPT_BYTES = 32 << 20
 class Group:
     """The callers of one request: one body, or several that are the same."""
 
-    key: tuple[Generation, ...]
+    key: tuple[Request, ...]
     kind: Kind
     callers: list[Caller]
 
@@ -77,10 +77,19 @@ class Lane:
     def size(self) -> int:
         return sum(one.size for one in self.ended)
 
-    def find(self, request: Request, kind: Kind) -> Prediction | None:
-        """A prediction that a request may follow."""
+    def group_of(self, caller: Caller) -> Group:
+        """The group of one that has not been superseded."""
+        return next(group for group in self.groups.values() if caller in group.callers)
+
+    def find(
+        self, requests: Sequence[Request], kind: Kind, *, alternatives: bool = True
+    ) -> Prediction | None:
+        """A prediction that the request of a body may follow, if it is the only one."""
+        if len(requests) > 1:
+            return None
+        (request,) = requests
         for one in (*reversed(self.running), *self.ended):
-            if one.agrees(request, kind):
+            if one.agrees(request, kind, alternatives=alternatives):
                 return one
         return None
 
@@ -129,26 +138,28 @@ class Completer:
         terms: Terms,
         lane: Hashable = None,
         kind: Kind = "foreground",
+        alternatives: bool = True,
     ) -> list[Caller]:
         """Answer what one body asks for: a caller for each request, to be left when it was read.
 
-        Without a lane each is a response like any other. Raises ``HubError`` if one is refused:
-        none of them is asked for then.
+        Without a lane each is a response like any other. Without ``alternatives`` the same request
+        again is a newer one, not a sibling. Raises ``HubError`` if one is refused: none of them is
+        asked for then.
         """
         if kind != "foreground":
             terms = replace(terms, rank=Class.SPECULATIVE)
         if lane is None:
             return self._submit_all(asked, tenant, terms)
         self._counts["asked"] += 1
-        state = self._lane(lane)
-        key = tuple(one.generation for one in asked)
         callers = [Caller(self._hub.new(one, tenant=tenant, terms=terms)) for one in asked]
-        found = state.find(asked[0], kind) if len(asked) == 1 else None
+        state = self._lane(lane)
+        # As they are dispatched: within hub's bounds.
+        requests = tuple(caller.live.recorder.request for caller in callers)
+        found = state.find(requests, kind, alternatives=alternatives)
         group = state.groups.get(kind)
-        sibling = group is not None and group.key == key
-        if group is None or not sibling:
+        if group is None or group.key != requests or not alternatives:
             self._supersede(state, kind, prompt_of(asked[0]), found)
-            group = state.groups[kind] = Group(key, kind, [])
+            group = state.groups[kind] = Group(requests, kind, [])
         group.callers += callers
         try:
             for caller in callers:
@@ -157,7 +168,8 @@ class Completer:
             for caller in callers:
                 self._drop(state, caller)
             raise
-        self._forget()
+        finally:
+            self._forget()
         return callers
 
     def leave(self, caller: Caller, lane: Hashable = None) -> None:
@@ -228,7 +240,7 @@ class Completer:
             caller.follow(found)
             if not caller.advance():
                 raise AssertionError("what agrees can be followed")
-        elif state.held is not None:
+        elif state.held is not None and state.held.request.model == caller.live.generation.model:
             state.waiting.append(caller)
         else:
             self._dispatch(state, caller, kind)
@@ -246,12 +258,12 @@ class Completer:
         caller.reused = False
         caller.follow(prediction)
 
-    def _again(self, state: Lane, caller: Caller, kind: Kind) -> None:
+    def _again(self, state: Lane, caller: Caller) -> None:
         """What a caller has followed is not for it: find it another one."""
         self._leave(state, caller)
+        group = state.group_of(caller)
         try:
-            request = caller.live.recorder.request
-            self._ask(state, caller, kind, state.find(request, kind))
+            self._ask(state, caller, group.kind, state.find(group.key, group.kind))
         except HubError as error:
             caller.live.failed(error)
 
@@ -263,7 +275,7 @@ class Completer:
             self.warm(prediction.request.model)
         for caller in [*prediction.callers]:
             if not caller.live.recorder.ended and not caller.advance():
-                self._again(state, caller, _kind_of(state, caller))
+                self._again(state, caller)
         if state.held is prediction and (prediction.text or prediction.ended):
             self._loaded(state)
         if prediction.ended:
@@ -276,7 +288,8 @@ class Completer:
         state.running.remove(prediction)
         live = prediction.live
         assert live is not None
-        if live.recorder.error is not None:
+        error = live.recorder.error
+        if error is not None and error.row.fault is Fault.UPSTREAM:
             self._warm.pop(prediction.request.model, None)
         self._hub.leave(live)
         prediction.let_go()
@@ -290,7 +303,7 @@ class Completer:
         held, state.held = state.held, None
         waiting, state.waiting = state.waiting, []
         for caller in waiting:
-            self._again(state, caller, _kind_of(state, caller))
+            self._again(state, caller)
         if held is not None:
             self._release(state, held)
 
@@ -380,11 +393,6 @@ class Completer:
             if state.idle:
                 self._kept_bytes -= state.size
                 del self._lanes[key]
-
-
-def _kind_of(state: Lane, caller: Caller) -> Kind:
-    kinds: Iterable[Kind] = (kind for kind, one in state.groups.items() if caller in one.callers)
-    return next(iter(kinds), "foreground")
 
 
 def _now() -> float:

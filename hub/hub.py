@@ -140,8 +140,8 @@ class Hub:
 
         With an ``idempotency`` key that was used before, gives the response of then.
         """
-        self.bounds.admit_job()
         live = self.new(request, context, tenant=tenant, terms=terms)
+        self.bounds.admit_job(live)
         self.dispatcher.candidates(request.model)
         self._add_job_journal(live)
         record = self._record(live, "queued", None)

@@ -21,10 +21,16 @@ class Prediction:
         self.live: Live | None = live
         """``None`` when nothing more can come."""
         self.kind = kind
-        self.request = live.recorder.request
-        self.prompt = prompt_of(self.request)
+        request = live.recorder.request
+        files = request.generation.files
+        # Whatever else there was to draw on: it is much, and need not be the same.
+        self.request = replace(request, generation=replace(request.generation, files=()))
+        self.prompt = prompt_of(request)
         self.text = ""
         self.ended = False
+        self.failed = False
+        """It has ended, and not by what it says."""
+        self._asked = live.asked - sum(len(one.text) for one in files)
         self.callers: list[Caller] = []
         self.finish = "stop"
         self.reason = "stop"
@@ -39,19 +45,29 @@ class Prediction:
 
     @property
     def size(self) -> int:
-        return len(self.prompt) + len(self.text)
+        """About how many bytes it holds."""
+        return self._asked + len(self.text)
 
-    def agrees(self, request: Request, kind: Kind) -> bool:
+    def agrees(self, request: Request, kind: Kind, *, alternatives: bool = True) -> bool:
         """Whether a request may follow it, as far as can be seen by now. Rules 2 and 3."""
+        if self.failed or (kind == "foreground" and self._behind):
+            return False
         prompt = prompt_of(request)
         if not prompt.startswith(self.prompt) or _rest(request) != _rest(self.request):
             return False
         typed = prompt[len(self.prompt) :]
-        if not (typed or self.kind != kind or _certain(request.generation)):
+        another = alternatives or self.ended
+        if another and not (typed or self.kind != kind or _certain(request.generation)):
             return False
         if self.ended:
             return len(self.text) > len(typed) and self.text.startswith(typed)
         return self.text.startswith(typed) or typed.startswith(self.text)
+
+    @property
+    def _behind(self) -> bool:
+        """Whether it waits behind all that somebody waits for."""
+        live = self.live
+        return self.kind != "foreground" and live is not None and not live.recorder.dispatched
 
     def reachable(self, prompt: str) -> bool:
         """Whether somebody at ``prompt`` may yet come to where it is of use."""
@@ -70,6 +86,7 @@ class Prediction:
                 self.text += event.delta
             elif event.type in TERMINAL_EVENTS:
                 self.ended = True
+                self.failed = live.recorder.status in ("failed", "cancelled")
                 self.finish = live.recorder.finish_reason
                 self.reason = live.stopped or self.finish
 
@@ -128,11 +145,10 @@ class Caller:
         assert prediction is not None
         assert prediction.live is not None
         text, typed = prediction.text, self._typed
-        failed = prediction.ended and prediction.live.recorder.status in ("failed", "cancelled")
-        if not self._told and not failed:
-            if len(text) <= len(typed) and typed:
-                return typed.startswith(text) and not prediction.ended
-            if not text.startswith(typed):
+        if not self._told:
+            if typed and typed.startswith(text) and not prediction.failed:
+                return not prediction.ended
+            if not (text.startswith(typed) or typed.startswith(text)):
                 return False
             self._told = len(typed)
         if len(text) > self._told:

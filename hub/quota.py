@@ -28,10 +28,10 @@ class _Bucket:
         self._level = float(per_minute)
         self._at = 0.0
 
-    def wait(self, now: float) -> float | None:
-        """Seconds until there is one in it; ``None`` if there is now."""
+    def wait(self, now: float, number: int = 1) -> float | None:
+        """Seconds until so many are in it, or it is full; ``None`` if that is so now."""
         self._fill(now)
-        missing = 1 - self._level
+        missing = min(number, self.per_minute) - self._level
         return missing * 60 / self.per_minute + MARGIN if missing > 0 else None
 
     def take(self, now: float, number: int) -> None:
@@ -58,28 +58,35 @@ class Quota:
         self._requests = _bucket(limits.requests_per_minute)
         self._tokens = _bucket(limits.tokens_per_minute)
 
-    def admit(self, now: float, concurrent: int, waiting: int) -> HubError | None:
+    def admit(self, now: float, concurrent: int, waiting: int, number: int = 1) -> HubError | None:
         """Let a request of the key begin, and count it; or say why not (``rate_limit_exceeded``),
         and count nothing.
 
         ``concurrent`` of its responses are in hand without this one, and ``waiting`` of its
-        requests wait. Tell ``spend_tokens`` when the response has ended. ``now`` is in seconds, of
-        any clock.
+        requests wait. One that asks for a ``number`` of responses counts as so many requests; if
+        they are more than the key has at a time, it is refused for good (``invalid_value``). Tell
+        ``spend_tokens`` when a response has ended. ``now`` is in seconds, of any clock.
         """
         reached: list[tuple[float, str]] = []
-        most = self.limits.concurrent
-        if most is not None and concurrent >= most:
-            reached.append((SOON, f"{most} responses at a time"))
-        most = self.limits.queued
-        if most is not None and waiting >= most:
-            reached.append((SOON, f"{most} waiting requests"))
-        for bucket, what in ((self._requests, "requests"), (self._tokens, "tokens")):
-            if bucket is not None and (wait := bucket.wait(now)) is not None:
+        for most, there, what in (
+            (self.limits.concurrent, concurrent, "responses at a time"),
+            (self.limits.queued, waiting, "waiting requests"),
+        ):
+            if most is not None and number > most:
+                why = f"This key has at most {most} {what}, and this asks for {number} at once."
+                return HubError("invalid_value", why)
+            if most is not None and there + number > most:
+                reached.append((SOON, f"{most} {what}"))
+        for bucket, least, what in (
+            (self._requests, number, "requests"),
+            (self._tokens, 1, "tokens"),
+        ):
+            if bucket is not None and (wait := bucket.wait(now, least)) is not None:
                 reached.append((wait, f"{bucket.per_minute} {what} per minute"))
         if reached:
             return _refusal(*max(reached))
         if self._requests is not None:
-            self._requests.take(now, 1)
+            self._requests.take(now, number)
         return None
 
     def spend_tokens(self, now: float, tokens: int) -> None:

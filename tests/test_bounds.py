@@ -297,3 +297,24 @@ async def test_the_sum_is_made_a_few_times_a_second_however_many_ask() -> None:
     for _ in range(1000):
         assert not bounds.room()
     assert looks == 2
+
+
+@virtual
+async def test_a_conversation_grows_only_so_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However small its steps are, and whoever holds what was before: the next one needs it all."""
+    monkeypatch.setattr("hub.bounds.MAX_CHAIN", 10 * len(INPUT))
+    hub = await started(Speaker())
+    body = {"input": INPUT, "generate": False}
+    # Alone it may be as long as a message.
+    long = hub.submit(parse_create({**body, "input": INPUT * 20}))
+    body["previous_response_id"] = long.id
+    steps = [hub.submit(parse_create(body))]
+    for _ in range(3):
+        steps.append(hub.submit(parse_create(body), steps[-1].history()))
+    with pytest.raises(HubError) as refused:
+        hub.submit(parse_create(body), 3 * steps[-1].history())
+    assert refused.value.code == "context_length_exceeded"
+    with pytest.raises(HubError) as refused:
+        await hub.accept(parse_create({**body, "background": True}), long.history())
+    assert refused.value.code == "context_length_exceeded"
+    await stopped(hub)

@@ -17,6 +17,7 @@ from hub.dispatch.terms import RULES, Class, Terms
 from hub.dispatch.upstream import Upstream
 from hub.errors import HubError
 from hub.hub import Hub
+from hub.policy import Policy
 from hub.prediction import Caller
 from hub.store.memory import MemoryStore
 from tests.manual import Call, ManualEngine
@@ -28,10 +29,12 @@ TERMS = Terms(Class.COMPLETION)
 class Bench:
     """A completer in front of an engine in the test's hands, its model loaded."""
 
-    def __init__(self, *, cold: bool = False, window: int = 8) -> None:
+    def __init__(
+        self, *, cold: bool = False, window: int = 8, policy: Policy | None = None
+    ) -> None:
         self.engine = ManualEngine()
         self.dispatcher = Dispatcher([Upstream(self.engine, window)], RULES)
-        self.hub = Hub(self.dispatcher, MemoryStore())
+        self.hub = Hub(self.dispatcher, MemoryStore(), policy)
         self.completer = Completer(self.hub)
         if not cold:
             self.completer.warm("")
@@ -108,6 +111,15 @@ async def test_the_same_request_is_a_sibling_and_supersedes_nobody() -> None:
     assert all(one.superseded for one in siblings)
     await turns()
     assert [call.result.cancelled() for call in bench.engine.calls] == [True] * 3 + [False]
+    await bench.close()
+
+
+@virtual
+async def test_the_same_text_that_is_to_end_elsewhere_is_another_request() -> None:
+    bench = Bench()
+    old = bench.ask("foo", single_line=True)
+    bench.ask("foo")
+    assert old.superseded
     await bench.close()
 
 
@@ -297,6 +309,47 @@ async def test_a_prediction_that_ends_before_what_was_typed_is_no_answer() -> No
     await bench.close()
 
 
+@virtual
+async def test_what_breaks_off_tells_nobody_what_was_typed_already() -> None:
+    """It failed before it got as far as the caller, who is told that, and no text."""
+    bench = Bench()
+    bench.ask("re")
+    call = await bench.call()
+    new = bench.ask("return")
+    call.sink.text("tu")
+    call.result.set_exception(HubError("upstream_error", "no"))
+    await turns()
+    assert (said(new), new.live.recorder.status) == ("", "failed")
+    await bench.close()
+
+
+@virtual
+async def test_a_bound_that_hub_sets_keeps_nobody_from_typing_through() -> None:
+    """Who names no number of tokens has hub's, like what was predicted."""
+    bench = Bench(policy=Policy(output_tokens=5))
+    bench.ask("re")
+    (await bench.call()).sink.text("turn")
+    await turns()
+    assert said(bench.ask("ret")) == "urn"
+    await bench.close()
+
+
+@virtual
+async def test_who_wants_no_alternatives_goes_on_with_what_runs() -> None:
+    """The same request again is a newer one then: the older one ends."""
+    bench = Bench()
+    old = bench.ask("re")
+    call = await bench.call()
+    call.sink.text("tu")
+    await turns()
+    (new,) = bench.completer.submit(asked("re"), terms=TERMS, lane="a", alternatives=False)
+    call.sink.text("rn")
+    await turns()
+    assert (old.reason, new.reused, said(new)) == ("superseded", True, "turn")
+    assert len(bench.engine.calls) == 1
+    await bench.close()
+
+
 @pytest.mark.parametrize(
     "fields", [{"suffix": "other"}, {"temperature": 0.5}, {"max_tokens": 3}, {"stop": "x"}]
 )
@@ -360,6 +413,24 @@ async def test_what_was_asked_ahead_of_time_is_let_go_of_when_nobody_can_come_th
     await bench.close()
 
 
+@virtual
+async def test_who_waits_does_not_wait_behind_what_was_asked_ahead_of_time() -> None:
+    """What has no place yet is of the last class, and is given up soon."""
+    bench = Bench(window=1)
+    bench.ask("busy", lane="b")
+    busy = await bench.call()
+    bench.ask("return a", kind="speculative")
+    caller = bench.ask("return a")
+    assert not caller.reused
+    await asyncio.sleep(RULES[Class.SPECULATIVE].patience + 1)
+    assert not ended(caller)
+    busy.finish()
+    (await bench.call()).sink.text(" + b")
+    await turns()
+    assert said(caller) == " + b"
+    await bench.close()
+
+
 # A cold model.
 
 
@@ -403,6 +474,22 @@ async def test_who_agrees_with_what_a_loading_model_says_follows_it() -> None:
 
 
 @virtual
+async def test_several_texts_of_one_body_stay_several_after_a_load() -> None:
+    bench = Bench(cold=True)
+    bench.ask("foo")
+    call = await bench.call()
+    callers = bench.ask_all("foob", n=2)
+    call.sink.text("bar")
+    await turns()
+    assert call.result.cancelled()
+    for number, text in ((1, "x"), (2, "y")):
+        (await bench.call(number)).sink.text(text)
+    await turns()
+    assert [said(one) for one in callers] == ["x", "y"]
+    await bench.close()
+
+
+@virtual
 async def test_a_client_that_goes_away_does_not_stop_the_load() -> None:
     bench = Bench(cold=True)
     bench.completer.leave(bench.ask("foo"), "a")
@@ -442,6 +529,36 @@ async def test_a_model_that_has_said_nothing_for_long_may_have_to_load_again() -
     await bench.close()
 
 
+@virtual
+async def test_a_request_that_found_no_place_says_nothing_of_the_model() -> None:
+    """It is as loaded as before: the next one supersedes at once."""
+    bench = Bench()
+    bench.ask("foo", kind="speculative")
+    (await bench.call()).result.set_exception(HubError("deadline_exceeded", "full"))
+    await turns()
+    bench.ask("bar")
+    call = await bench.call()
+    bench.ask("baz")
+    await turns()
+    assert call.result.cancelled()
+    await bench.close()
+
+
+@virtual
+async def test_nobody_waits_for_the_load_of_another_model() -> None:
+    bench = Bench(cold=True)
+    bench.ask("foo")
+    await bench.call()
+    bench.ask("bar")
+    new = bench.ask("bar", model="m")
+    call = await bench.call()
+    assert call.generation.model == "m"
+    call.sink.text("y")
+    await turns()
+    assert said(new) == "y"
+    await bench.close()
+
+
 # Bounds.
 
 
@@ -449,13 +566,27 @@ async def test_a_model_that_has_said_nothing_for_long_may_have_to_load_again() -
 async def test_a_lane_remembers_few_predictions_and_forgets_what_they_held() -> None:
     bench = Bench()
     for number in range(3 * KEPT):
-        caller = bench.ask(f"{number:04}")
+        caller = bench.ask(f"{number:04}", suffix="y" * 1000)
         call = await bench.call()
         call.sink.text("x" * 6)
         call.finish()
         await turns()
         bench.completer.leave(caller, "a")
-    assert bench.completer.statistics().kept_bytes == KEPT * 10
+    # What is behind the gap is remembered, too.
+    assert caller.live.asked > 1000
+    assert bench.completer.statistics().kept_bytes == KEPT * (caller.live.asked + 6)
+    await bench.close()
+
+
+@virtual
+async def test_lanes_on_which_all_is_refused_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("hub.completer.MAX_LANES", 2)
+    bench = Bench(policy=Policy(output_tokens=5))
+    for number in range(5):
+        for fields in ({"model": "unknown"}, {"max_tokens": 6}):
+            with pytest.raises(HubError):
+                bench.ask("foo", lane=f"{number} {fields}", **fields)
+    assert bench.completer.statistics().lanes <= 2
     await bench.close()
 
 
@@ -486,7 +617,7 @@ async def test_speculative_requests_are_of_the_last_class() -> None:
 KEYS = st.lists(
     st.one_of(
         st.sampled_from("abc"),
-        st.sampled_from(["backspace", "say", "finish", "wait", "leave"]),
+        st.sampled_from(["backspace", "say", "finish", "break", "wait", "leave"]),
     ),
     max_size=40,
 )
@@ -509,7 +640,7 @@ def test_nobody_is_told_anything_but_what_follows_its_own_text(
         callers: list[Caller] = []
         for key in keys:
             match key:
-                case "say" | "finish":
+                case "say" | "finish" | "break":
                     for number, call in enumerate(bench.engine.calls):
                         if not call.result.done():
                             before = texts.get(number, "")
@@ -519,6 +650,8 @@ def test_nobody_is_told_anything_but_what_follows_its_own_text(
                             call.sink.text(piece)
                             if key == "finish":
                                 call.finish()
+                            elif key == "break":
+                                call.result.set_exception(HubError("upstream_error", "no"))
                 case "wait":
                     await turns()
                 case "leave":

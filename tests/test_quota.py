@@ -166,3 +166,29 @@ def test_sockets_are_bounded() -> None:
     assert error is not None
     assert (error.code, error.retry_after) == ("rate_limit_exceeded", 1.0)
     assert "2 WebSockets at a time" in error.message
+
+
+def test_one_that_asks_for_several_responses_counts_as_so_many_requests() -> None:
+    quota = Quota(Limits(requests_per_minute=60, concurrent=4, queued=4))
+    assert quota.admit(START, 0, 0, 4) is None
+    for concurrent, waiting in ((1, 0), (0, 1)):
+        error = quota.admit(START, concurrent, waiting, 4)
+        assert error is not None
+        assert error.code == "rate_limit_exceeded"
+    for _ in range(14):
+        assert quota.admit(START, 0, 0, 4) is None
+    assert refused(quota, START).retry_after == 2
+    assert quota.admit(START + 4.1, 0, 0, 4) is None
+
+
+@pytest.mark.parametrize("limits", [Limits(concurrent=3), Limits(queued=3)])
+def test_more_at_once_than_there_may_ever_be_is_refused_for_good(limits: Limits) -> None:
+    error = Quota(limits).admit(START, 0, 0, 4)
+    assert error is not None
+    assert (error.code, error.retry_after) == ("invalid_value", None)
+
+
+def test_more_than_a_minutes_worth_at_once_waits_for_a_full_minute_and_is_paid_off() -> None:
+    quota = Quota(Limits(requests_per_minute=10))
+    assert quota.admit(START, 0, 0, 30) is None
+    assert refused(quota, START).retry_after == 127

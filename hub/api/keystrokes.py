@@ -56,6 +56,13 @@ class Asked:
         """The text before the cursor."""
         return self.request.generation.prompt or ""
 
+    @property
+    def characters(self) -> int:
+        """How many it remembers."""
+        generation = self.request.generation
+        files = sum(len(one.text) for one in generation.files)
+        return len(self.prefix) + len(generation.suffix or "") + files
+
 
 def version_of(body: Json) -> int:
     """The version of a message. Raises ``HubError``."""

@@ -268,7 +268,8 @@ class Dispatcher:
             terms,
             generation.model,
             prompt_tokens,
-            prompt_tokens + (generation.max_tokens or USUAL_OUTPUT),
+            prompt_tokens
+            + (USUAL_OUTPUT if generation.max_tokens is None else generation.max_tokens),
             deadline=now + patience,
             prefixes=prefixes_of(generation) if len(self._upstreams) > 1 else (),
         )

@@ -83,7 +83,12 @@ def rendered_body(generation: Generation, model: str, family: Family) -> Json:
 
 def native_body(generation: Generation, model: str) -> Json:
     """The body of ``POST /v1/completions`` for a server that takes ``suffix``."""
-    return {**text_body(_plain(generation), model), "suffix": generation.suffix}
+    return {**plain_body(generation, model), "suffix": generation.suffix}
+
+
+def plain_body(generation: Generation, model: str) -> Json:
+    """The same where nothing is behind the gap."""
+    return text_body(_plain(generation), model)
 
 
 def _plain(generation: Generation) -> Generation:

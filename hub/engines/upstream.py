@@ -37,6 +37,7 @@ from hub.engines.infill_wire import (
     InfillReader,
     infill_body,
     native_body,
+    plain_body,
     rendered_body,
 )
 from hub.engines.load import parse_metrics, parse_props
@@ -161,9 +162,8 @@ class UpstreamEngine:
             await self._stream("completions", body, TextReader(sink), [sink])
         elif way is None and not generation.suffix:
             # Some clients always send one; where nothing is behind the gap, there is none.
-            await self._stream(
-                "completions", text_body(generation, model), TextReader(sink), [sink]
-            )
+            body = plain_body(generation, model)
+            await self._stream("completions", body, TextReader(sink), [sink])
         else:
             raise fim.unsupported(generation.model or model, way)
 

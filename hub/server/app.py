@@ -148,10 +148,11 @@ class Server:
         app.on_response_prepare.extend((_mark, self._guard.mark))
         app.router.add_post("/v1/tickets", http.create_ticket)
         app.router.add_post("/v1/responses", http.create_response)
-        app.router.add_get("/v1/responses", self._upgrade)
+        # Without HEAD: what these write goes past aiohttp, which would know not to send a body.
+        app.router.add_get("/v1/responses", self._upgrade, allow_head=False)
         app.router.add_post("/v1/responses/compact", stored.compact)
         app.router.add_post("/v1/responses/input_tokens", stored.count_input_tokens)
-        app.router.add_get("/v1/responses/{id}", stored.get_response)
+        app.router.add_get("/v1/responses/{id}", stored.get_response, allow_head=False)
         app.router.add_delete("/v1/responses/{id}", stored.delete_response)
         app.router.add_post("/v1/responses/{id}/cancel", stored.cancel_response)
         app.router.add_get("/v1/responses/{id}/input_items", stored.list_input_items)

@@ -11,7 +11,8 @@ closed with 1008, and what it has in hand is cancelled, but for background work 
 
 import logging
 import secrets
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 from hub.api.requests import Request
@@ -26,8 +27,8 @@ logger = logging.getLogger("hub.auth")
 
 TICKET_LIFETIME = 30.0
 """Seconds."""
-MAX_TICKETS = 4096
-"""Tickets that nobody has used yet; the oldest are forgotten."""
+MAX_TICKETS = 64
+"""Tickets of one key that nobody has used yet; the oldest are forgotten."""
 SUBPROTOCOL = "hub"
 """What a WebSocket of a browser speaks, and is answered with."""
 TICKET = "hub.ticket."
@@ -57,8 +58,12 @@ class _InHand:
     def __init__(self, key: Key) -> None:
         self.quota = Quota(key.limits)
         self.lives: set[Live] = set()
+        self.coming: dict[object, bool] = {}
+        """Admitted requests whose responses have not begun yet, and whether in the background."""
         self.sockets: set[Callable[[], None]] = set()
         """Each closes one."""
+        self.answers: set[Callable[[], None]] = set()
+        """Each cuts one off that is read."""
 
 
 class Gate:
@@ -81,8 +86,10 @@ class Gate:
         self._default_model = default_model
         self._stop = stop
         self._in_hand: dict[str, _InHand] = {}
-        self._tickets: dict[str, tuple[float, str]] = {}
-        """Ticket -> until when it is good, and for which key."""
+        self._tickets: dict[str, dict[str, float]] = {}
+        """Key -> its tickets, each with until when it is good."""
+        self._keyless: set[Callable[[], None]] = set()
+        """Each closes a WebSocket that was opened while nobody was asked for a key."""
         self.refused = 0
         """Requests without a good key."""
 
@@ -106,7 +113,8 @@ class Gate:
         tickets = [one.removeprefix(TICKET) for one in offered if one.startswith(TICKET)]
         if self._keyring is None or not tickets:
             return self.principal(headers), spoken
-        until, id = self._tickets.pop(tickets[0], (0.0, ""))
+        id, _, secret = tickets[0].partition(".")
+        until = self._tickets.get(id, {}).pop(secret, 0.0)
         key = self._keyring.get(id)
         if self._clock() > until or key is None or key.state(self._now()) != "active":
             raise self._refusal(True)
@@ -114,12 +122,13 @@ class Gate:
 
     def ticket(self, principal: Principal) -> str:
         """A ticket for one WebSocket, good for ``TICKET_LIFETIME`` seconds."""
-        ticket = secrets.token_urlsafe(24)
-        while len(self._tickets) >= MAX_TICKETS:
-            del self._tickets[next(iter(self._tickets))]
         id = "" if principal.key is None else principal.key.id
-        self._tickets[ticket] = self._clock() + TICKET_LIFETIME, id
-        return ticket
+        secret = secrets.token_urlsafe(24)
+        own = self._tickets.setdefault(id, {})
+        while len(own) >= MAX_TICKETS:
+            del own[next(iter(own))]
+        own[secret] = self._clock() + TICKET_LIFETIME
+        return f"{id}.{secret}"
 
     def _refusal(self, shown: bool) -> HubError:
         self.refused += 1
@@ -135,9 +144,10 @@ class Gate:
             return terms
         return replace(terms, tenant=principal.tenant, key=principal.key.id)
 
-    def admit(self, terms: Terms, request: Request) -> None:
-        """Let a request begin, and count it. Raises ``HubError``: ``model_not_found`` for a model
-        that the key may not use, ``class_not_allowed``, ``rate_limit_exceeded``."""
+    def admit(self, terms: Terms, request: Request, number: int = 1) -> None:
+        """Let a request begin, and count it, as so many if it asks for a ``number`` of responses.
+        Raises ``HubError``: ``model_not_found`` for a model that the key may not use,
+        ``class_not_allowed``, ``rate_limit_exceeded``, ``invalid_value`` for too great a number."""
         if not terms.key:
             return
         key = self._active(terms.key)
@@ -151,12 +161,27 @@ class Gate:
             raise HubError(
                 "class_not_allowed", f"This key has no requests of the class {terms.rank.label}."
             )
-        used = self._of(key)
-        waiting = sum(1 for live in used.lives if not live.recorder.dispatched)
-        stored = sum(1 for live in used.lives if live.background and not live.recorder.dispatched)
-        in_hand = len(used.lives) - stored
-        if (refused := used.quota.admit(self._clock(), in_hand, waiting)) is not None:
+        used, in_hand, waiting = self._of(key), 0, 0
+        # Otherwise not counted: any number of jobs may wait.
+        if key.limits.concurrent is not None or key.limits.queued is not None:
+            behind = [live for live in used.lives if not live.recorder.dispatched]
+            waiting = len(behind) + len(used.coming)
+            stored = sum(live.background for live in behind) + sum(used.coming.values())
+            in_hand = len(used.lives) + len(used.coming) - stored
+        if (refused := used.quota.admit(self._clock(), in_hand, waiting, number)) is not None:
             raise refused
+
+    @contextmanager
+    def coming(self, terms: Terms, request: Request) -> Iterator[None]:
+        """Count what was admitted just now until its response has begun, or never will: whatever
+        is waited for meanwhile, no more are admitted than the key may have."""
+        coming = self._in_hand[terms.key].coming if terms.key else {}
+        place = object()
+        coming[place] = request.background
+        try:
+            yield
+        finally:
+            del coming[place]
 
     def hold(self, live: Live) -> None:
         """A response has begun: count it until its end."""
@@ -175,12 +200,24 @@ class Gate:
         """Count a WebSocket. ``close`` closes it, if its key is revoked; call what is returned when
         it is gone. Raises ``HubError`` ``rate_limit_exceeded`` if there are too many."""
         if principal.key is None:
-            return lambda: None
+            self._keyless.add(close)
+            return lambda: self._keyless.discard(close)
         used = self._of(principal.key)
         if (refused := used.quota.admit_socket(len(used.sockets))) is not None:
             raise refused
         used.sockets.add(close)
         return lambda: used.sockets.discard(close)
+
+    @contextmanager
+    def reading(self, principal: Principal, cut: Callable[[], None]) -> Iterator[None]:
+        """While an answer is read, have ``cut`` called if the key of its reader is revoked: what he
+        reads may be a response that goes on."""
+        answers = set() if principal.key is None else self._of(principal.key).answers
+        answers.add(cut)
+        try:
+            yield
+        finally:
+            answers.discard(cut)
 
     def _active(self, id: str) -> Key:
         key = None if self._keyring is None else self._keyring.get(id)
@@ -206,6 +243,9 @@ class Gate:
     def look(self) -> None:
         """Let go of what belongs to keys that are good for nothing any more. To be called now and
         then: keys expire by themselves."""
+        if self._keyring is not None:
+            for close in [*self._keyless]:
+                close()
         for id, used in [*self._in_hand.items()]:
             key = None if self._keyring is None else self._keyring.get(id)
             if key is not None and key.state(self._now()) == "active":
@@ -217,7 +257,7 @@ class Gate:
                 len(used.sockets),
                 len(used.lives),
             )
-            for close in [*used.sockets]:
+            for close in [*used.sockets, *used.answers]:
                 close()
             for live in [*used.lives]:
                 if not live.background:

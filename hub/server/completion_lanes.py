@@ -31,6 +31,12 @@ from hub.server.outbox import Outbox
 
 MAX_LANES = 64
 """Lanes of a connection whose text is remembered, the longest unused ones being forgotten."""
+MAX_CHARACTERS = 4 << 20
+"""The most that their texts may have together; the latest is remembered in any case."""
+MAX_OPEN = 256
+"""Versions of a connection that have not been answered to their end."""
+MAX_OPEN_BYTES = 8 << 20
+"""About what they may hold, whose client sends and does not read."""
 
 
 class CompletionLanes:
@@ -97,13 +103,22 @@ class CompletionLanes:
             self._send(_named({"type": "completion.done", "version": version, **_STALE}, lane))
             return
         new = body["type"] == "completion.create"
-        asked = parse_asked(body) if new else typed(before, body)
+        try:
+            asked = parse_asked(body) if new else typed(before, body)
+        except HubError:
+            # What the text is now is not known: what is typed next would be added to the wrong one.
+            self._latest.pop(lane, None)
+            raise
         self._latest[lane] = asked
         self._latest.move_to_end(lane)
-        if len(self._latest) > MAX_LANES:
+        while len(self._latest) > 1 and (
+            len(self._latest) > MAX_LANES
+            or sum(one.characters for one in self._latest.values()) > MAX_CHARACTERS
+        ):
             self._latest.popitem(last=False)
         rank = Class.COMPLETION if asked.kind == "foreground" else Class.SPECULATIVE
         terms = replace(self._terms, rank=rank)
+        self._admit()
         self._gate.admit(terms, asked.request)
         (caller,) = self._completer.submit(
             [asked.request],
@@ -111,6 +126,7 @@ class CompletionLanes:
             terms=terms,
             lane=self._key(lane),
             kind=asked.kind,
+            alternatives=False,
         )
         self._callers[caller] = (version, lane)
         self._outbox.subscribe(
@@ -119,6 +135,13 @@ class CompletionLanes:
             cursor=-1,
             on_end=lambda: self._ended(caller),
         )
+
+    def _admit(self) -> None:
+        """Refuse one more version, if too many are open. Raises ``HubError``."""
+        held = sum(one.live.asked for one in self._callers)
+        if len(self._callers) >= MAX_OPEN or held >= MAX_OPEN_BYTES:
+            why = f"{len(self._callers)} versions are not answered to the end on this connection."
+            raise HubError("rate_limit_exceeded", why, retry_after=1.0)
 
     def _ended(self, caller: Caller) -> None:
         _, lane = self._callers.pop(caller)

@@ -129,7 +129,7 @@ def _reading(
     """
     completer, who = request.app[http.COMPLETER], http.sender(request)
     rank = Class.COMPLETION if kind == "foreground" else Class.SPECULATIVE
-    terms = http.admitted(request, who, rank, asked[0])
+    terms = http.admitted(request, who, rank, asked[0], len(asked))
     client = f"{request[guard.CLIENT].address} {request.headers.get('User-Agent', '')}"
     lane: Hashable = lane_of(terms, asked[0], client)
     callers = completer.submit(asked, tenant=who.tenant, terms=terms, lane=lane, kind=kind)

@@ -127,12 +127,14 @@ def admin(request: web.Request) -> Principal:
     return who
 
 
-def admitted(request: web.Request, who: Principal, rank: Class, asked: Request) -> Terms:
-    """On what terms a response is to be made that somebody asks for, who may. Raises
-    ``HubError``."""
+def admitted(
+    request: web.Request, who: Principal, rank: Class, asked: Request, number: int = 1
+) -> Terms:
+    """On what terms a ``number`` of responses is to be made that somebody asks for, who may. Raises
+    ``HubError``. Use ``Gate.coming`` if something has to be waited for before they are."""
     gate = request.app[GATE]
     terms = terms_for(gate.terms(who, request.headers, rank), asked)
-    gate.admit(terms, asked)
+    gate.admit(terms, asked, number)
     return terms
 
 
@@ -151,17 +153,20 @@ async def create_response(request: web.Request) -> web.StreamResponse:
     live = None if idempotency is None else await hub.repeated(idempotency, tenant=who.tenant)
     if live is None:
         terms = admitted(request, who, Class.BACKGROUND if asked.background else Class.CHAT, asked)
-        context = await hub.context(asked, tenant=who.tenant)
-        asked = await request.app[PARSER].with_messages(asked, context)
         tenant = who.tenant
-        if asked.background:
-            terms = replace(terms, patience=inf)
-            live = await hub.accept(
-                asked, context, tenant=tenant, terms=terms, idempotency=idempotency
-            )
-        else:
-            live = hub.submit(asked, context, tenant=tenant, terms=terms, idempotency=idempotency)
-    with reading(hub, live):
+        with request.app[GATE].coming(terms, asked):
+            context = await hub.context(asked, tenant=tenant)
+            asked = await request.app[PARSER].with_messages(asked, context)
+            if asked.background:
+                terms = replace(terms, patience=inf)
+                live = await hub.accept(
+                    asked, context, tenant=tenant, terms=terms, idempotency=idempotency
+                )
+            else:
+                live = hub.submit(
+                    asked, context, tenant=tenant, terms=terms, idempotency=idempotency
+                )
+    with reading(request, who, live):
         if asked.stream:
             return await stream.send(request, live, sse_block, heartbeat=HEARTBEAT)
         if not live.background:
@@ -177,7 +182,7 @@ async def create_chat_completion(request: web.Request) -> web.StreamResponse:
     asked = await read(request, parse_chat)
     terms = admitted(request, who, Class.CHAT, asked)
     live = hub.submit(asked, tenant=who.tenant, terms=terms)
-    with reading(hub, live):
+    with reading(request, who, live):
         if asked.stream:
             # A failure before the first news is an HTTP error, which clients know how to retry.
             await live.until_news(HEARTBEAT)
@@ -267,11 +272,17 @@ def sse_block(event: Event) -> bytes:
 
 
 @contextmanager
-def reading(hub: Hub, live: Live) -> Iterator[None]:
-    """Be a reader of a response, until the handler is done or is stopped: its client is gone."""
+def reading(request: web.Request, who: Principal, live: Live) -> Iterator[None]:
+    """Be a reader of a response, until the handler is done or is stopped: its client is gone, or
+    has to go."""
+    hub = request.app[HUB]
     hub.join(live)
     try:
-        yield
+        transport = request.transport
+        if transport is None:
+            raise ConnectionResetError("the client went away")
+        with request.app[GATE].reading(who, transport.abort):
+            yield
     finally:
         hub.leave(live)
 

@@ -21,6 +21,10 @@ from hub.server.http import error_response, not_http
 logger = logging.getLogger("hub.http")
 
 
+LINGER = 2.0
+"""Seconds for which the rest of a body is read and thrown away whose answer needed none of it: so
+long a client that does not read yet has to see why it was refused, and a flood to cost anything."""
+
 _EXPECTED = (HttpProcessingError, web.RequestPayloadError, HubError)
 """What a request can fail with, for which nobody has to look into the log."""
 
@@ -39,6 +43,7 @@ class Protocol(web.RequestHandler):
             loop=loop,
             access_log=None,  # type: ignore[arg-type]  # what it takes for none
             auto_decompress=False,
+            lingering_time=LINGER,
         )
         self._admitted = admitted
         self._answered = 0

@@ -145,6 +145,8 @@ class Session:
         for task in self._starting:
             task.cancel()
         self._completions.close()
+        # What it holds does not wait for a collection of garbage.
+        self._cache = ResponseCache()
         running, self._running = self._running, {}
         for one in running.values():
             self._hub.leave(one.live)
@@ -162,7 +164,8 @@ class Session:
                 case Steer() as steer:
                     self._refuse_steer(steer)
                 case Complete() as message:
-                    self._admit(message.lane)
+                    if message.body["type"] in ("completion.create", "completion.type"):
+                        self._admit(message.lane)
                     self._completions.receive(message)
         except LaneError as refusal:
             self.refuse(refusal.error, refusal.lane)

@@ -14,6 +14,7 @@ from hub.dispatch.terms import Class
 from hub.errors import HubError
 from hub.server import stream
 from hub.server.http import (
+    GATE,
     HEARTBEAT,
     HUB,
     PARSER,
@@ -30,8 +31,8 @@ MAX_PAGE = 100
 
 async def get_response(request: web.Request) -> web.StreamResponse:
     """``GET /v1/responses/{id}``: the response as it is now, or its events after a cursor."""
-    hub, tenant = request.app[HUB], sender(request).tenant
-    id = request.match_info["id"]
+    hub, who = request.app[HUB], sender(request)
+    id, tenant = request.match_info["id"], who.tenant
     if request.query.get("stream") != "true":
         return web.Response(
             body=await hub.result(id, tenant=tenant),
@@ -43,7 +44,7 @@ async def get_response(request: web.Request) -> web.StreamResponse:
     live.check_cursor(cursor, "starting_after")
     if live.log.sealed and cursor == live.log.last:
         return web.Response(body=DONE, headers=stream.HEADERS)
-    with reading(hub, live):
+    with reading(request, who, live):
         return await stream.send(request, live, sse_block, heartbeat=HEARTBEAT, cursor=cursor)
 
 
@@ -119,10 +120,11 @@ async def compact(request: web.Request) -> web.StreamResponse:
     hub, who = request.app[HUB], sender(request)
     asked = await read(request, lambda body: completed(parse_compact(body)))
     terms = admitted(request, who, Class.CHAT, asked)
-    context = await hub.context(asked, tenant=who.tenant)
-    asked = await request.app[PARSER].with_messages(asked, context)
-    live = hub.submit(asked, context, tenant=who.tenant, terms=terms)
-    with reading(hub, live):
+    with request.app[GATE].coming(terms, asked):
+        context = await hub.context(asked, tenant=who.tenant)
+        asked = await request.app[PARSER].with_messages(asked, context)
+        live = hub.submit(asked, context, tenant=who.tenant, terms=terms)
+    with reading(request, who, live):
         await live.until_ended()
     if live.recorder.error is not None:
         raise live.recorder.error

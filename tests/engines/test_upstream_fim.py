@@ -237,10 +237,13 @@ async def test_an_unknown_model_is_refused(llama: bool) -> None:
 async def test_where_nothing_is_behind_the_gap_an_unknown_model_goes_on() -> None:
     """Some clients always send a suffix, an empty one at the end of a file."""
     async with engine_for(server(llama=False)) as (engine, there):
-        assert await said(engine, replace(GAP, suffix="")) == "a + b"
+        extra = {"top_p": 0.9, "samplers": ["infill"], "t_max_predict_ms": 250}
+        assert await said(engine, replace(GAP, suffix="", extra=extra)) == "a + b"
         (peer,) = there.peers
     assert peer.body["prompt"] == GAP.prompt
     assert "suffix" not in peer.body
+    # What is llama.cpp's own, others may refuse.
+    assert peer.body.keys() & extra.keys() == {"top_p"}
 
 
 @pytest.mark.parametrize("name", ["m", "real", "m*"])

@@ -1,6 +1,7 @@
 """The gate: who gets in, what he may, and what becomes of a key that is revoked. Without a loop."""
 
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import pytest
@@ -10,7 +11,7 @@ from hub.dispatch.terms import Class
 from hub.errors import HubError
 from hub.keys import RANDOM_BYTES, Key, Keyring, Limits, new_key
 from hub.live import Live
-from hub.server.auth import MAX_TICKETS, TICKET, TICKET_LIFETIME, Gate, Principal
+from hub.server.auth import ANYBODY, MAX_TICKETS, TICKET, TICKET_LIFETIME, Gate, Principal
 from tests.server.lives import live_of
 
 
@@ -135,12 +136,17 @@ def test_a_ticket_dies_with_its_key() -> None:
         world.gate.caller({"Sec-WebSocket-Protocol": f"hub, {TICKET}{ticket}"})
 
 
-def test_unused_tickets_are_bounded() -> None:
-    world = World()
-    who = world.gate.principal({})
+def test_unused_tickets_are_bounded_and_push_out_those_of_the_same_key_only() -> None:
+    (text, one), (other_text, other) = key(1), key(2, tenant="bob")
+    world = World(one, other)
+    who, other_who = (world.gate.principal(bearer(x)) for x in (text, other_text))
+    others = world.gate.ticket(other_who)
     tickets = [world.gate.ticket(who) for _ in range(MAX_TICKETS + 1)]
     assert len({*tickets}) == len(tickets)
-    assert len(world.gate._tickets) == MAX_TICKETS
+    with refused("invalid_api_key"):
+        world.gate.caller({"Sec-WebSocket-Protocol": TICKET + tickets[0]})
+    for ticket, whose in ((others, other_who), (tickets[1], who), (tickets[-1], who)):
+        assert world.gate.caller({"Sec-WebSocket-Protocol": TICKET + ticket})[0] == whose
 
 
 def test_a_model_that_a_key_may_not_use_is_not_there_for_it() -> None:
@@ -191,6 +197,32 @@ def test_tokens_are_charged_when_a_response_has_ended() -> None:
         world.ask(who)
     world.time += 300
     world.ask(who)
+
+
+def test_what_is_still_to_begin_counts_like_what_has_begun() -> None:
+    """However long its context or the store takes: else many at once would all be let in."""
+    text, one = key(limits=Limits(concurrent=1))
+    world = World(one)
+    who = world.gate.principal(bearer(text))
+    terms = world.gate.terms(who, {}, Class.CHAT)
+    request = parse_create({"input": "hi", "store": False})
+    world.gate.admit(terms, request)
+    with world.gate.coming(terms, request), refused("rate_limit_exceeded"):
+        world.gate.admit(terms, request)
+    world.gate.admit(terms, request)
+
+
+def test_who_came_in_while_nobody_was_asked_for_a_key_has_to_go_when_there_are_some() -> None:
+    world = World()
+    closed: list[str] = []
+    for name in ("gone", "open"):
+        leave = world.gate.open_socket(ANYBODY, partial(closed.append, name))
+        if name == "gone":
+            leave()
+    world.gate.look()
+    assert closed == []
+    world.gate.change(Keyring([key()[1]]))
+    assert closed == ["open"]
 
 
 def test_a_key_has_so_many_sockets() -> None:

@@ -1,5 +1,6 @@
 """Completions on a WebSocket: versions of a lane, what each is told, and how each ends."""
 
+import asyncio
 import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -8,6 +9,13 @@ from typing import Any
 import pytest
 from websockets.asyncio.client import ClientConnection, connect
 
+from hub.completer import Completer
+from hub.dispatch.terms import DEFAULT
+from hub.server.auth import Gate
+from hub.server.lanes import Complete
+from hub.server.outbox import Outbox
+from hub.server.parser import Parser
+from hub.server.session import Session
 from tests.manual import Call, ManualEngine
 from tests.running import Running, Start
 
@@ -115,6 +123,59 @@ async def test_a_text_that_differs_supersedes_and_lets_go_of_the_upstream(start:
         assert text_of(await editor.until_end(2), 2) == "y"
 
 
+async def test_the_same_text_again_goes_on_with_what_runs(start: Start) -> None:
+    """One version of a lane is answered at a time, the latest, and nothing is asked for twice."""
+    async with plugin(start) as editor:
+        await editor.send("create", 1, prefix="re", suffix="\n")
+        call = await editor.engine.call(0)
+        call.sink.text("tu")
+        await editor.ws.recv()
+        await editor.send("type", 2, insert="")
+        ended = await editor.until_end(1)
+        assert ended[-1]["reason"] == "superseded"
+        say(call, "rn")
+        assert text_of([*ended, *await editor.until_end(2)], 2) == "turn"
+        assert len(editor.engine.calls) == 1
+
+
+async def test_only_so_many_versions_are_open(
+    start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is refused may be asked again when one has ended; what was typed by then counts."""
+    monkeypatch.setattr("hub.server.completion_lanes.MAX_OPEN", 2)
+    async with plugin(start) as editor:
+        for lane in "abc":
+            await editor.send("create", 1, prefix="x", stream_id=lane)
+        error = (await editor.until_end(1))[-1]
+        assert (error["stream_id"], error["error"]["code"]) == ("c", "rate_limit_exceeded")
+        say(await editor.engine.call(0), "y")
+        await editor.until_end(1)
+        await editor.send("type", 2, insert="z", stream_id="c")
+        assert (await editor.engine.call(2)).generation.prompt == "xz"
+
+
+async def test_versions_that_are_open_hold_only_so_much(
+    start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("hub.server.completion_lanes.MAX_OPEN_BYTES", 1000)
+    async with plugin(start) as editor:
+        await editor.send("create", 1, prefix="x" * 1000)
+        await editor.send("create", 1, prefix="x", stream_id="b")
+        assert (await editor.until_end(1))[-1]["error"]["code"] == "rate_limit_exceeded"
+
+
+async def test_after_a_message_that_was_not_understood_the_text_is_not_known(start: Start) -> None:
+    """What is typed next is not added to the text from before it."""
+    async with plugin(start) as editor:
+        await editor.send("create", 1, prefix="ab")
+        say(await editor.engine.call(0), "c")
+        await editor.until_end(1)
+        await editor.send("type", 2, insert="x", delete=9)
+        assert (await editor.until_end(2))[-1]["error"]["param"] == "delete"
+        await editor.send("type", 3, insert="y")
+        assert (await editor.until_end(3))[-1]["error"]["param"] == "stream_id"
+
+
 async def test_a_version_that_was_overtaken_is_superseded_at_once(start: Start) -> None:
     async with plugin(start) as editor:
         await editor.send("create", 7, prefix="a")
@@ -135,6 +196,37 @@ async def test_a_cancelled_lane_ends_its_completion(start: Start) -> None:
         await editor.send("cancel")
         assert (await editor.until_end(1))[-1]["reason"] == "cancelled"
         assert call.result.cancelled()
+
+
+async def test_an_old_connection_may_still_be_told_to_stop(start: Start) -> None:
+    """It takes no new versions, and ends when those that it has have ended."""
+    hub = await start(ManualEngine())
+    idle, sent, frames = asyncio.Event(), list[Frame](), list[bytes]()
+    loop, stop, completer = asyncio.get_running_loop(), hub.hub.cancel, Completer(hub.hub)
+    completer.warm("")
+    session = Session(
+        hub.hub,
+        Outbox(frames.append, loop, patience=60.0, max_lag=1 << 20, on_slow=idle.clear),
+        sent.append,
+        parser=Parser(),
+        completer=completer,
+        gate=Gate(None, now=loop.time, clock=loop.time, stop=stop),
+        tenant="",
+        terms=DEFAULT,
+        on_idle=idle.set,
+    )
+    create = {"type": "completion.create", "version": 1, "prefix": "x"}
+    session.receive(lambda: Complete("a", create))
+    call = await hub.engine.call(0)
+    session.expire("old")
+    session.receive(lambda: Complete("b", create))
+    session.receive(lambda: Complete("a", {"type": "completion.cancel"}))
+    await idle.wait()
+    await call.over()
+    assert call.result.cancelled()
+    codes = [frame["error"]["code"] for frame in sent]
+    assert codes == ["websocket_connection_limit_reached"] * 2
+    session.close()
 
 
 async def test_a_closed_connection_stops_all_its_completions(start: Start) -> None:
@@ -207,3 +299,20 @@ async def test_a_message_without_a_version_is_refused(start: Start) -> None:
         await editor.send("create", prefix="x")
         error = json.loads(await editor.ws.recv())
         assert error["error"]["param"] == "version"
+
+
+async def test_the_texts_of_a_connections_lanes_are_bounded_together(
+    start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The longest unused is forgotten, and its client has to send it again."""
+    monkeypatch.setattr("hub.server.completion_lanes.MAX_CHARACTERS", 100)
+    async with plugin(start) as editor:
+        for call, lane in enumerate(("a", "b")):
+            await editor.send("create", 1, prefix="x" * 30, suffix="y" * 30, stream_id=lane)
+            say(await editor.engine.call(call), "zz")
+            await editor.until_end(1)
+        await editor.send("type", 2, insert="z", stream_id="a")
+        error = (await editor.until_end(2))[-1]
+        assert error["error"]["param"] == "stream_id"
+        await editor.send("type", 2, insert="z", stream_id="b")
+        assert (await editor.until_end(2))[-1]["type"] == "completion.done"

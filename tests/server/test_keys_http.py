@@ -1,6 +1,7 @@
 """Keys over sockets: who gets in, whose responses he sees, and what a revoked key loses."""
 
 import asyncio
+import itertools
 import json
 import random
 from collections.abc import Awaitable, Callable
@@ -13,9 +14,12 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.typing import Subprotocol
 
+from hub.dispatch.terms import Class
 from hub.key_file import Watched, save
-from hub.keys import RANDOM_BYTES, Keyring, new_key
+from hub.keys import RANDOM_BYTES, Keyring, Limits, new_key
 from hub.server import app
+from hub.store.base import Store
+from hub.store.memory import MemoryStore
 from tests.running import Running, Start
 
 (ADA, _ada), (BOB, _bob), (ADMIN, _admin) = (
@@ -123,6 +127,24 @@ async def test_some_things_concern_administrators_only(hub: Running) -> None:
         assert (await ask(session, hub, ADMIN, "GET", "/lab/settings"))[0] == 200
         async with session.get(f"{hub.url}/metrics", headers=bearer(ADMIN)) as answer:
             assert answer.status == 200
+
+
+async def test_background_work_is_of_its_class_whatever_a_header_says(
+    start: Start, tmp_path: Path
+) -> None:
+    """A key that may only chat cannot have it."""
+    text, one = new_key(
+        bytes([9]) * RANDOM_BYTES, tenant="eve", now=0, classes=(Class.CHAT, Class.COMPLETION)
+    )
+    path = tmp_path / "keys.json"
+    await asyncio.to_thread(save, path, Keyring([one]))
+    hub = await start(keys=await asyncio.to_thread(Watched, path))
+    async with aiohttp.ClientSession() as session:
+        headers = {**bearer(text), "X-Hub-Class": "chat"}
+        body = {"input": "hi", "background": True}
+        async with session.post(f"{hub.url}/v1/responses", json=body, headers=headers) as answer:
+            assert answer.status == 403
+            assert (await answer.json())["error"]["code"] == "class_not_allowed"
 
 
 # Ownership.
@@ -266,3 +288,88 @@ async def test_a_revoked_key_loses_its_sockets_and_what_it_runs(
         async with aiohttp.ClientSession() as session:
             assert (await ask(session, hub, ADA, "GET", "/v1/models"))[0] == 401
         assert json.loads(await bob.recv())["type"].startswith("response.")
+
+
+async def test_a_revoked_key_reads_no_further_in_what_goes_on(
+    start: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A background response was promised; but not to him who holds a key that is no good."""
+    monkeypatch.setattr(app, "KEYS_INTERVAL", 0.01)
+    path = tmp_path / "keys.json"
+    await asyncio.to_thread(save, path, RING)
+    hub = await start(keys=await asyncio.to_thread(Watched, path), speed=1.0)
+    async with aiohttp.ClientSession(headers=bearer(ADA)) as session:
+        body = {"input": "hi", "model": "sim+hang", "background": True, "stream": True}
+        async with session.post(f"{hub.url}/v1/responses", json=body) as made:
+            event = json.loads((await made.content.readuntil(b"\n\n")).partition(b"data: ")[2])
+            id = event["response"]["id"]
+            async with session.get(f"{hub.url}/v1/responses/{id}?stream=true") as again:
+                await again.content.readuntil(b"\n\n")
+                await asyncio.to_thread(save, path, RING.revoked(_ada.id, 1.0))
+                for answer in (made, again):
+                    with pytest.raises(aiohttp.ClientError):
+                        async with asyncio.timeout(10):
+                            await answer.read()
+    live = await hub.hub.open(id, tenant="ada")
+    assert not live.log.sealed
+    hub.hub.cancel(live)
+    await live.until_ended()
+
+
+# Limits.
+
+
+async def limited(
+    start: Start, tmp_path: Path, store: Store | None = None, **limits: int
+) -> tuple[Running, str]:
+    text, key = new_key(bytes([4]) * RANDOM_BYTES, tenant="eve", now=0, limits=Limits(**limits))
+    await asyncio.to_thread(save, tmp_path / "keys.json", Keyring([key]))
+    keys = await asyncio.to_thread(Watched, tmp_path / "keys.json")
+    return await start(keys=keys, store=store), text
+
+
+async def test_each_text_that_a_body_asks_for_counts(start: Start, tmp_path: Path) -> None:
+    hub, key = await limited(start, tmp_path, requests_per_minute=8)
+    async with aiohttp.ClientSession() as session:
+        for path, body in (
+            ("/v1/completions", {"prompt": ["x", "y"], "n": 2, "max_tokens": 1}),
+            ("/infill", {"input_prefix": "x", "input_suffix": "", "n_cmpl": 4, "n_predict": 1}),
+        ):
+            assert (await ask(session, hub, key, "POST", path, body))[0] == 200
+        status, body = await ask(session, hub, key, "POST", "/v1/completions", {"prompt": "x"})
+    assert (status, body["error"]["code"]) == (429, "rate_limit_exceeded")
+
+
+class HeldStore(MemoryStore):
+    """A store that keeps nothing new until it is told to."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.go_on = asyncio.Event()
+
+    def put(self, *args: Any, **kw: Any) -> asyncio.Future[str]:
+        async def put() -> str:
+            await self.go_on.wait()
+            return await MemoryStore.put(self, *args, **kw)
+
+        return asyncio.ensure_future(put())
+
+
+async def test_many_at_once_are_no_more_than_one_after_the_other(
+    start: Start, tmp_path: Path
+) -> None:
+    """While the store is waited for they count already."""
+    store = HeldStore()
+    hub, key = await limited(start, tmp_path, store, queued=2)
+    body = {"input": "x", "background": True}
+    async with aiohttp.ClientSession() as session:
+        asked = [
+            asyncio.create_task(ask(session, hub, key, "POST", "/v1/responses", body))
+            for _ in range(6)
+        ]
+        async with asyncio.timeout(10):
+            for one in itertools.islice(asyncio.as_completed(asked), 4):
+                assert (await one)[0] == 429
+        store.go_on.set()
+        statuses = [(await one)[0] for one in asked]
+    assert sorted(statuses) == [200, 200, 429, 429, 429, 429]

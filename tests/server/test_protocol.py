@@ -63,3 +63,16 @@ async def test_an_origin_that_is_no_url_is_another_site(start: Start) -> None:
     status, body = await exchange(hub.port, HEAD + b"Origin: http://[\r\n\r\n")
     assert status == 403
     assert json.loads(body)["error"]["code"] == "origin_not_allowed"
+
+
+async def test_a_body_that_nobody_wants_is_not_read_for_long(
+    start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever was refused could keep hub busy with it otherwise."""
+    monkeypatch.setattr("hub.server.protocol.LINGER", 0.01)
+    hub = await start()
+    reader, writer = await asyncio.open_connection("127.0.0.1", hub.port)
+    writer.write(b"POST /nowhere HTTP/1.1\r\nHost: hub\r\nContent-Length: 1000000\r\n\r\nx")
+    async with asyncio.timeout(5):
+        assert (await reader.read()).startswith(b"HTTP/1.1 404 ")
+    writer.close()

@@ -498,3 +498,17 @@ async def test_an_idempotency_key_gives_the_first_response(
     assert (status, conflict["error"]["code"]) == (409, "idempotency_conflict")
     _, other = await Api(client, again).call("POST", body=body, idempotency_key="other")
     assert other["id"] != repeated["id"]
+
+
+async def test_there_is_no_head_of_a_stream(client: aiohttp.ClientSession, start: Start) -> None:
+    """Its events would follow a head that has no body, and be taken for the next answer."""
+    hub = await start()
+    id = (await Api(client, hub).create())["id"]
+    reader, writer = await asyncio.open_connection("127.0.0.1", hub.port)
+    for path in (f"/v1/responses/{id}?stream=true", "/v1/responses"):
+        writer.write(f"HEAD {path} HTTP/1.1\r\nHost: hub\r\n\r\n".encode())
+        head = await reader.readuntil(b"\r\n\r\n")
+        assert head.startswith(b"HTTP/1.1 405 ")
+    writer.write(b"GET /health HTTP/1.1\r\nHost: hub\r\nConnection: close\r\n\r\n")
+    assert (await reader.read()).startswith(b"HTTP/1.1 200 ")
+    writer.close()
