@@ -30,9 +30,8 @@ from typing import Any, Self
 import orjson
 from websockets.asyncio.client import ClientConnection
 from websockets.exceptions import ConnectionClosed
-from websockets.protocol import OPEN
 
-from hub.dial import COME_BACK, RETIRED, STABLE, delay, dial, websocket_url, why
+from hub.dial import COME_BACK, RETIRED, STABLE, delay, dial, websocket_url, why, write
 from hub.errors import CloseCode, HubError
 from hub.run import TERMINAL, ClientError, Error, Json, Run, Timings, typed
 
@@ -206,7 +205,7 @@ class Client:
         self._todo.set()
         try:
             async with asyncio.TaskGroup() as group:
-                writer = group.create_task(self._write(socket))
+                writer = group.create_task(write(socket, self._todo, self._next, self._may_move))
                 ended = await self._read(socket)
                 writer.cancel()
             return ended
@@ -224,19 +223,6 @@ class Client:
             logger.warning("the server sent what is not an event: %r", error)
             self._sort(ClientError("protocol_error", "The server sent what is not an event."))
             return CloseCode.PROTOCOL_ERROR, "it sent what is not an event"
-
-    async def _write(self, socket: ClientConnection) -> None:
-        try:
-            while True:
-                await self._todo.wait()
-                self._todo.clear()
-                while socket.state is OPEN and (frame := self._next()) is not None:
-                    await socket.send(frame, text=True)
-                if self._may_move():
-                    await socket.close()
-                    return
-        except ConnectionClosed:
-            return
 
     def _next(self) -> bytes | None:
         """The next message to send; a run whose message it is has a lane from here on."""

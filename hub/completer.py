@@ -25,11 +25,11 @@ calls are plain; predictions are followed once per turn of the loop.
 import asyncio
 from collections import Counter, OrderedDict, deque
 from collections.abc import Hashable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from hub.api.infill import Kind
 from hub.api.requests import Request
-from hub.dispatch.terms import Class, Terms
+from hub.dispatch.terms import Terms
 from hub.errors import Fault, HubError
 from hub.hub import Hub
 from hub.prediction import Caller, Prediction, prompt_of
@@ -146,8 +146,6 @@ class Completer:
         again is a newer one, not a sibling. Raises ``HubError`` if one is refused: none of them is
         asked for then.
         """
-        if kind != "foreground":
-            terms = replace(terms, rank=Class.SPECULATIVE)
         if lane is None:
             return self._submit_all(asked, tenant, terms)
         self._counts["asked"] += 1

@@ -30,10 +30,9 @@ from typing import Any, Self
 import orjson
 from websockets.asyncio.client import ClientConnection
 from websockets.exceptions import ConnectionClosed
-from websockets.protocol import OPEN
 
 from hub.completion import Completion, Place
-from hub.dial import COME_BACK, RETIRED, STABLE, delay, dial, websocket_url, why
+from hub.dial import COME_BACK, RETIRED, STABLE, delay, dial, websocket_url, why, write
 from hub.errors import CloseCode, HubError
 from hub.run import ClientError, Error, typed
 
@@ -245,7 +244,7 @@ class CompletionClient:
         try:
             self._tell(None)
             async with asyncio.TaskGroup() as group:
-                writer = group.create_task(self._write(socket))
+                writer = group.create_task(write(socket, self._todo, self._next, self._may_move))
                 ended = await self._read(socket)
                 writer.cancel()
             return ended
@@ -262,19 +261,6 @@ class CompletionClient:
             # Not an event of this protocol: nothing that comes after it could be trusted.
             logger.warning("the server sent what is not an event: %r", error)
             return CloseCode.PROTOCOL_ERROR, "it sent what is not an event"
-
-    async def _write(self, socket: ClientConnection) -> None:
-        try:
-            while True:
-                await self._todo.wait()
-                self._todo.clear()
-                while socket.state is OPEN and (frame := self._next()) is not None:
-                    await socket.send(frame, text=True)
-                if self._may_move():
-                    await socket.close()
-                    return
-        except ConnectionClosed:
-            return
 
     def _next(self) -> bytes | None:
         """The next message to send."""

@@ -1,12 +1,14 @@
 """Making hub's connections from Python, for its clients: where to, whether, and why not."""
 
+import asyncio
 import random
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from urllib.parse import urlsplit
 
 import orjson
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus, InvalidURI, WebSocketException
+from websockets.protocol import OPEN
 
 from hub.run import ClientError, Error, typed
 
@@ -50,6 +52,29 @@ async def dial(url: str, headers: Mapping[str, str]) -> ClientConnection:
         text = f"Cannot connect to {url}: {error or type(error).__name__}."
         hope = not isinstance(error, InvalidURI)
         raise ClientError("connection_refused", text, retryable=hope) from error
+
+
+async def write(
+    socket: ClientConnection,
+    todo: asyncio.Event,
+    following: Callable[[], bytes | None],
+    may_close: Callable[[], bool],
+) -> None:
+    """Send what ``following`` gives, whenever ``todo`` is set, until the connection is closed.
+
+    Closes it itself when nothing is left to send and ``may_close`` says so.
+    """
+    try:
+        while True:
+            await todo.wait()
+            todo.clear()
+            while socket.state is OPEN and (frame := following()) is not None:
+                await socket.send(frame, text=True)
+            if may_close():
+                await socket.close()
+                return
+    except ConnectionClosed:
+        return
 
 
 def delay(attempt: int, first: float, most: float) -> float:

@@ -99,7 +99,6 @@ PURE = [
     "bench/keystrokes",
     "bench/keys_truth",
     "bench/keys_score",
-    "bench/keys_http",
     "bench/plan",
     "bench/plots",
     "bench/record",

@@ -19,6 +19,7 @@ from hub.errors import HubError
 from hub.hub import Hub
 from hub.policy import Policy
 from hub.prediction import Caller
+from hub.server.terms import terms_for
 from hub.store.memory import MemoryStore
 from tests.manual import Call, ManualEngine
 from tests.virtual import virtual
@@ -48,7 +49,10 @@ class Bench:
     def ask_all(
         self, prompt: str, *, lane: str | None = "a", kind: Kind = "foreground", **fields: Any
     ) -> list[Caller]:
-        return self.completer.submit(asked(prompt, **fields), terms=TERMS, lane=lane, kind=kind)
+        ahead = kind != "foreground"
+        requests = [replace(one, ahead=ahead) for one in asked(prompt, **fields)]
+        terms = terms_for(TERMS, requests[0])
+        return self.completer.submit(requests, terms=terms, lane=lane, kind=kind)
 
     async def call(self, number: int = -1) -> Call:
         """An engine's call, once it has it."""
@@ -600,15 +604,6 @@ async def test_unused_lanes_are_forgotten_the_oldest_first(monkeypatch: pytest.M
     assert bench.completer.statistics().lanes == 2
     assert not ended(running)
     bench.completer.leave(running, "in use")
-    await bench.close()
-
-
-@virtual
-async def test_speculative_requests_are_of_the_last_class() -> None:
-    bench = Bench()
-    callers = [bench.ask("a", kind="speculative"), bench.ask("b", kind="warmup", lane="b")]
-    assert {one.live.terms.rank for one in callers} == {Class.SPECULATIVE}
-    assert bench.ask("c", lane="c").live.terms == replace(TERMS)
     await bench.close()
 
 

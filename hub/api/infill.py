@@ -124,6 +124,7 @@ def parse_infill(body: Any) -> InfillAsked:
             store=False,
             asked_by=asked_by,
             early_stop=rules,
+            ahead=kind != "foreground",
         )
         for k in range(n)
     ]

@@ -114,6 +114,7 @@ def parse_asked(body: Json) -> Asked:
         stream=True,
         store=False,
         asked_by=asked_by,
+        ahead=kind != "foreground",
         early_stop=EarlyStop(
             single_line=fields.flag("single_line", False),
             indent=fields.integer("indent", 0) or None,
@@ -138,7 +139,7 @@ def typed(before: Asked | None, body: Json) -> Asked:
         )
     prompt = apply_type(before.prefix, body)
     generation = replace(before.request.generation, prompt=prompt, max_tokens=before.max_tokens)
-    request = replace(before.request, generation=generation)
+    request = replace(before.request, generation=generation, ahead=False)
     return Asked(version, request, "foreground", before.max_tokens)
 
 

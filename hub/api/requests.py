@@ -136,6 +136,8 @@ class Request:
     """It can wait for those who cannot (``service_tier``)."""
     early_stop: EarlyStop | None = None
     """The rules by which hub ends the text itself."""
+    ahead: bool = False
+    """Nobody waits for it yet: a speculative request, or a warm-up."""
     include_usage: bool = False
     """Chat Completions and Completions only: send the usage chunk at the end of a stream."""
 

@@ -15,7 +15,6 @@ import orjson
 
 from hub.api.sse import SseParser
 from hub.bench import wire
-from hub.bench.keys_http import Message
 from hub.bench.wire import FrameReader, HttpReader, WireError
 from hub.errors import HubError
 
@@ -104,7 +103,7 @@ class Shot(asyncio.Protocol):
         self.tokens = 0
         """Of the answer, if it tells."""
         self.ended: asyncio.Future[str] = asyncio.get_running_loop().create_future()
-        self._http = Message(response=True)
+        self._http = HttpReader()
         self._sse: SseParser | None = None
         self._body: list[bytes] = []
         self._transport: asyncio.Transport | None = None
@@ -147,7 +146,9 @@ class Shot(asyncio.Protocol):
         self._end("connection_lost")
 
     def _read(self, body: bytes) -> None:
-        if self._sse is None and self._http.kind.startswith(b"text/event-stream"):
+        if self._sse is None and self._http.headers.get(b"content-type", b"").startswith(
+            b"text/event-stream"
+        ):
             self._sse = SseParser()
         if self._sse is None:
             self._body.append(body)

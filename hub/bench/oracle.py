@@ -20,9 +20,8 @@ from typing import Any, TypeVar, cast
 
 import orjson
 
-from hub.bench.keys_http import Message
 from hub.bench.keys_truth import Record, Truth
-from hub.bench.wire import WireError
+from hub.bench.wire import RequestReader, WireError
 
 T = TypeVar("T")
 
@@ -198,7 +197,7 @@ class _Client(asyncio.Protocol):
 
     def __init__(self, oracle: Oracle) -> None:
         self._oracle = oracle
-        self._http = Message(response=False)
+        self._http = RequestReader()
         self._body: list[bytes] = []
         self._answer: _Answer | None = None
 
@@ -213,7 +212,8 @@ class _Client(asyncio.Protocol):
         try:
             self._body.append(self._http.feed(data))
             if self._http.done:
-                self._serve(self._http.target, b"".join(self._body))
+                asked = b"%b %b" % (self._http.method, self._http.path)
+                self._serve(asked, b"".join(self._body))
         except (WireError, ValueError, KeyError, TypeError, AttributeError) as error:
             self.reply(b"400 Bad Request", {"error": {"message": str(error), "code": 400}})
             self.transport.close()
@@ -237,7 +237,7 @@ class _Client(asyncio.Protocol):
 
     def answered(self) -> None:
         """The answer is whole: read the next request."""
-        self._http = Message(response=False)
+        self._http.reset()
         self._body.clear()
         self._answer = None
 

@@ -28,6 +28,7 @@ from hub.server.auth import Gate
 from hub.server.frames import text_frame
 from hub.server.lanes import Complete, LaneError
 from hub.server.outbox import Outbox
+from hub.server.terms import terms_for
 
 MAX_LANES = 64
 """Lanes of a connection whose text is remembered, the longest unused ones being forgotten."""
@@ -61,10 +62,11 @@ class CompletionLanes:
         self._own = object()
         self._gate = gate
         self._tenant = tenant
-        self._terms = replace(terms, lane="")
+        self._terms = replace(terms, rank=Class.COMPLETION, lane="")
         self._on_idle = on_idle
         self._latest: OrderedDict[str | None, Asked] = OrderedDict()
-        self._callers: dict[Caller, tuple[object, str | None]] = {}
+        self._callers: dict[Caller, str | None] = {}
+        """Those who wait, each with its lane."""
 
     @property
     def idle(self) -> bool:
@@ -93,7 +95,7 @@ class CompletionLanes:
     def close(self) -> None:
         """The connection is gone."""
         callers, self._callers = self._callers, {}
-        for caller, (_, lane) in callers.items():
+        for caller, lane in callers.items():
             self._completer.leave(caller, self._key(lane))
 
     def _complete(self, lane: str | None, version: int, body: Json) -> None:
@@ -116,8 +118,7 @@ class CompletionLanes:
             or sum(one.characters for one in self._latest.values()) > MAX_CHARACTERS
         ):
             self._latest.popitem(last=False)
-        rank = Class.COMPLETION if asked.kind == "foreground" else Class.SPECULATIVE
-        terms = replace(self._terms, rank=rank)
+        terms = terms_for(self._terms, asked.request)
         self._admit()
         self._gate.admit(terms, asked.request)
         (caller,) = self._completer.submit(
@@ -128,7 +129,7 @@ class CompletionLanes:
             kind=asked.kind,
             alternatives=False,
         )
-        self._callers[caller] = (version, lane)
+        self._callers[caller] = lane
         self._outbox.subscribe(
             caller.live.log,
             _renderer(caller, version, lane),
@@ -144,8 +145,7 @@ class CompletionLanes:
             raise HubError("rate_limit_exceeded", why, retry_after=1.0)
 
     def _ended(self, caller: Caller) -> None:
-        _, lane = self._callers.pop(caller)
-        self._completer.leave(caller, self._key(lane))
+        self._completer.leave(caller, self._key(self._callers.pop(caller)))
         if not self._callers:
             self._on_idle()
 

@@ -128,8 +128,7 @@ def _reading(
     Raises the ``HubError`` of the one that is refused.
     """
     completer, who = request.app[http.COMPLETER], http.sender(request)
-    rank = Class.COMPLETION if kind == "foreground" else Class.SPECULATIVE
-    terms = http.admitted(request, who, rank, asked[0], len(asked))
+    terms = http.admitted(request, who, Class.COMPLETION, asked[0], len(asked))
     client = f"{request[guard.CLIENT].address} {request.headers.get('User-Agent', '')}"
     lane: Hashable = lane_of(terms, asked[0], client)
     callers = completer.submit(asked, tenant=who.tenant, terms=terms, lane=lane, kind=kind)

@@ -6,9 +6,9 @@
                             latest wins
     X-Hub-Deadline-Ms: N    it must have been dispatched within so many ms
 
-A request with ``service_tier: "flex"`` or ``background: true`` is of the background class, whatever
-the header says. Where hub asks for no keys, who shares with others is told apart by the key that is
-sent all the same, whatever it is.
+A request with ``service_tier: "flex"`` or ``background: true`` is of the background class, and one
+that is made ahead of time of the speculative one, whatever the header says. Where hub asks for no
+keys, who shares with others is told apart by the key that is sent all the same, whatever it is.
 """
 
 from collections.abc import Hashable, Mapping
@@ -50,6 +50,8 @@ def terms_of(headers: Mapping[str, str], rank: Class) -> Terms:
 
 def terms_for(terms: Terms, request: Request) -> Terms:
     """The same terms, as far as the request itself says nothing else."""
+    if request.ahead:
+        return replace(terms, rank=Class.SPECULATIVE)
     waits = request.flex or request.background
     return replace(terms, rank=Class.BACKGROUND) if waits else terms
 

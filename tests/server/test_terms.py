@@ -9,6 +9,8 @@ from hypothesis import strategies as st
 from multidict import CIMultiDict
 
 from hub.api.chat import parse_chat
+from hub.api.infill import parse_infill
+from hub.api.keystrokes import parse_asked, typed
 from hub.dispatch.terms import Class, Terms
 from hub.errors import HubError
 from hub.server.terms import MAX_DEADLINE_MS, MAX_LANE, terms_for, terms_of
@@ -139,3 +141,25 @@ def test_a_flexible_request_is_background_work(tier: str | None, then: Class) ->
     body = {"model": "m", "messages": [{"role": "user", "content": "hi"}], "service_tier": tier}
     terms = Terms(Class.COMPLETION, "tenant", "lane", 3.0)
     assert terms_for(terms, parse_chat(body)) == Terms(then, "tenant", "lane", 3.0)
+
+
+@pytest.mark.parametrize(
+    ("more", "then"),
+    [
+        ({}, Class.COMPLETION),
+        ({"t_max_predict_ms": 1000}, Class.SPECULATIVE),
+        ({"n_predict": 0}, Class.SPECULATIVE),
+    ],
+)
+def test_what_is_asked_ahead_of_time_is_of_the_last_class(
+    more: dict[str, int], then: Class
+) -> None:
+    """Over HTTP and on a lane, whatever the headers say; what is typed after that is not."""
+    terms = Terms(Class.COMPLETION, "tenant", "lane", 3.0)
+    (request,) = parse_infill({"input_prefix": "a", "input_suffix": "", **more}).requests
+    assert terms_for(terms, request).rank is then
+    kind = "foreground" if then is Class.COMPLETION else "speculative"
+    first = parse_asked({"version": 1, "prefix": "a", "kind": kind})
+    assert terms_for(terms, first.request).rank is then
+    second = typed(first, {"version": 2, "insert": "b"})
+    assert terms_for(terms, second.request).rank is Class.COMPLETION
