@@ -8,6 +8,7 @@ import asyncio
 import re
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
+from weakref import WeakValueDictionary
 
 import orjson
 
@@ -32,20 +33,23 @@ class Archive:
         *,
         remembered: int,
         revive: Callable[[Record, Request, Sequence[Json] | None], Live],
+        on_loaded: Callable[[Live], None] = lambda live: None,
     ) -> None:
         """``remembered`` is in bytes. ``revive`` makes a response of what was kept of it: its
         request, and the items of the chain before it, ``None`` if they are lost. Its log is
-        then played."""
+        then played. ``on_loaded`` is called with one that has not ended, when it is held here."""
         self._store = store
         self._bound = remembered
         self._revive = revive
+        self._on_loaded = on_loaded
         self._live: dict[str, Live] = {}
         self._ended: OrderedDict[str, tuple[Live, int]] = OrderedDict()
         """What has ended, and what it weighs."""
         self._ended_bytes = 0
         self._keys: dict[tuple[str, str], tuple[bytes, Live]] = {}
         """The idempotency keys of foreground responses that live; the store has the others."""
-        self._loading = asyncio.Lock()
+        self._loading: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+        """One for each id that is being loaded."""
 
     @property
     def live(self) -> list[Live]:
@@ -99,7 +103,16 @@ class Archive:
         if id in self._ended:
             self._ended_bytes -= self._ended.pop(id)[1]
 
+    def forget_ended(self) -> None:
+        """Hold nothing that has ended any more."""
+        self._ended.clear()
+        self._ended_bytes = 0
+
     # Finding.
+
+    def held(self, id: str) -> Live | None:
+        """The response of that id that lives, whoever asks."""
+        return self._live.get(id)
 
     def find(self, id: str, tenant: str) -> Live | None:
         """The response of that id, if it is in memory."""
@@ -152,24 +165,31 @@ class Archive:
 
         Raises ``HubError`` ``response_not_found`` if it was deleted since it was found.
         """
-        async with self._loading:
+        loading = self._loading.setdefault(record.id, asyncio.Lock())
+        async with loading:
             live = self.find(record.id, record.tenant)
             if live is not None:
                 return live
-            request = parse_create(orjson.loads(record.request))
-            context = await self._context(request, record.tenant)
-            segments = await self._store.read(record.id)
-            if await self.record(record.id, record.tenant) is None:
-                raise not_found(record.id)
-            live = self._revive(record, request, context)
-            assert live.transcript is not None
-            for segment in segments:
-                live.transcript.play(segment.body)
+            live = await self.revived(record)
             if live.recorder.ended:
                 self.ended(live)
             else:
                 self.add(live)
+                self._on_loaded(live)
             return live
+
+    async def revived(self, record: Record) -> Live:
+        """A kept response as it stands in the store, not held here."""
+        request = parse_create(orjson.loads(record.request))
+        context = await self._context(request, record.tenant)
+        segments = await self._store.read(record.id)
+        if await self.record(record.id, record.tenant) is None:
+            raise not_found(record.id)
+        live = self._revive(record, request, context)
+        assert live.transcript is not None
+        for segment in segments:
+            live.transcript.play(segment.body)
+        return live
 
     async def _context(self, request: Request, tenant: str) -> Sequence[Json] | None:
         if request.previous_response_id is None:

@@ -6,7 +6,8 @@ What a response's end means for the world is decided here, and what its readers'
     store: true              it goes on for a grace period, in which a reader may come back
     background: true         it goes on whoever reads; it survives this process
 
-Plain calls, except where the store has to be asked.
+Where nodes share a store, whatever is stored survives this process (``ownership.py``). Plain calls,
+except where the store has to be asked.
 """
 
 import asyncio
@@ -26,13 +27,13 @@ from hub.api.transcript import Transcript
 from hub.archive import Archive, conflict
 from hub.bounds import Bounds
 from hub.dispatch.dispatcher import Dispatcher
-from hub.dispatch.terms import DEFAULT, PROMISED, Terms
-from hub.errors import Fault, HubError
-from hub.jobs import Jobs
+from hub.dispatch.terms import DEFAULT, PROMISED, Class, Terms
+from hub.errors import HubError
 from hub.journal import ForegroundJournal, JobJournal
 from hub.live import Live
+from hub.ownership import Ownership
 from hub.policy import Policy, Statistics
-from hub.store.base import Delivery, Idempotency, IdempotencyConflict, Record, Store
+from hub.store.base import PATIENCE, Delivery, Idempotency, IdempotencyConflict, Record, Store
 
 SWEEP = 60.0
 """Seconds between two looks for what has expired."""
@@ -52,20 +53,33 @@ class Hub:
         now: Callable[[], float] = time.time,
         deliveries: Callable[[Live], Sequence[Delivery]] = lambda live: (),
         on_kept: Callable[[], None] = lambda: None,
+        others: Callable[[], bool] = lambda: False,
     ) -> None:
         """``now`` tells Unix time. ``deliveries`` gives the webhooks that tell of an ended
-        background response, and ``on_kept`` is called when they are in the store."""
+        background response, and ``on_kept`` is called when they are in the store. ``others``: are
+        there other nodes, which could go on with what runs here."""
         self.dispatcher = dispatcher
         self.store = store
         self.policy = policy or Policy()
         self.now = now
-        self._deliveries = deliveries
-        self._on_kept = on_kept
-        self._archive = Archive(store, remembered=self.policy.remembered, revive=self._revive)
-        self._jobs = Jobs(
-            store, limit=self.policy.jobs, now=now, run=self._run_job, stop=self._stop_job
+        self._others = others
+        self._archive = Archive(
+            store,
+            remembered=self.policy.remembered,
+            revive=self._revive,
+            on_loaded=lambda live: self._owned.show(live),
         )
         self.bounds = Bounds(self.policy, live=lambda: self._archive.live, stop=dispatcher.cancel)
+        self._owned = Ownership(
+            store,
+            self._archive,
+            dispatcher,
+            self.bounds,
+            self.policy,
+            now=now,
+            deliveries=deliveries,
+            on_kept=on_kept,
+        )
         self._accepted = 0
         self._by_status: Counter[str] = Counter()
         self.on_begun: list[Callable[[Live], None]] = []
@@ -75,15 +89,29 @@ class Hub:
         self._closing = False
         self._sweeper: asyncio.TimerHandle | None = None
 
+    @property
+    def closing(self) -> bool:
+        """Whether it accepts nothing more, since its process is about to end."""
+        return self._closing
+
+    def unready(self) -> HubError | None:
+        """Why nothing new that is stored can be accepted, if so."""
+        if self._closing:
+            return HubError("shutting_down", "hub is shutting down.", retry_after=1.0)
+        if self.store.lag > (PATIENCE if self.store.shared else MAX_LAG):
+            return HubError("store_unavailable", "The store is behind.", retry_after=MAX_LAG)
+        return None
+
     def start(self) -> None:
         """Take up the background work that is in the store. It was started before."""
-        self._jobs.start()
+        self._owned.start()
         self._sweep()
 
     def _sweep(self) -> None:
         """Forget what has expired, now and at regular intervals."""
         self.store.expire(self.now(), self.policy.store_bytes)
         self._archive.expire(self.now() - self.policy.retention)
+        self._owned.look()
         self._sweeper = asyncio.get_running_loop().call_later(SWEEP, self._sweep)
 
     # Accepting.
@@ -109,7 +137,7 @@ class Hub:
         live = self.new(request, context, tenant=tenant, terms=terms)
         self.bounds.admit(live)
         live.stop_early(self.dispatcher.cancel)
-        if live.transcript is not None:
+        if live.transcript is not None and not self.store.shared:
             live.journal = ForegroundJournal(
                 self.store,
                 live.transcript,
@@ -125,6 +153,9 @@ class Hub:
         self._watch(live)
         if idempotency is not None:
             self._archive.know(live, idempotency)
+        if live.transcript is not None and self.store.shared:
+            record = replace(self._record(live, "in_progress", None), attempt=1)
+            self._owned.begin(live, record, idempotency)
         return live
 
     async def accept(
@@ -143,41 +174,43 @@ class Hub:
         live = self.new(request, context, tenant=tenant, terms=terms)
         self.bounds.admit_job(live)
         self.dispatcher.candidates(request.model)
-        self._add_job_journal(live)
         record = self._record(live, "queued", None)
-        # Whoever claims it finds it here; it must be here before it can be claimed.
-        self._archive.add(live)
-        id = ""
         try:
-            id = await self.store.put(record, idempotency=idempotency)
+            id = await self._owned.keep(live, record, idempotency)
         except IdempotencyConflict:
             raise conflict() from None
-        finally:
-            if id != live.id:
-                self._archive.forget(live.id)
         if id != live.id:
             return await self.open(id, tenant=tenant)
         self._watch(live)
-        if self.bounds.room():
-            self._jobs.wake()
-        return live
+        await self._owned.run(live, record)
+        # It may have been given to another node already.
+        return await self.open(id, tenant=tenant)
 
     def new(
         self, request: Request, context: Sequence[Json] = (), *, tenant: str = "", terms: Terms
     ) -> Live:
         """A response that nobody knows of yet, and that nothing writes."""
-        if self._closing:
-            raise HubError("shutting_down", "hub is shutting down.", retry_after=1.0)
-        if request.store and self.store.lag > MAX_LAG:
-            raise HubError("store_unavailable", "The store is behind.", retry_after=MAX_LAG)
-        recorder = self._recorder(self.policy.within(request), context, new_id("resp"), self.now())
+        refusal = self.unready()
+        if refusal is not None and (self._closing or request.store):
+            raise refusal
+        # Others could go on with it only if they know that it has begun.
+        held = self.store.shared and request.store and not request.background
+        recorder = self._recorder(
+            self.policy.within(request), context, new_id("resp"), self.now(), held=held
+        )
         transcript = Transcript(recorder) if request.store else None
         live = Live(recorder, context, tenant=tenant, now=self.now, transcript=transcript)
         live.terms = terms
         return live
 
     def _recorder(
-        self, request: Request, context: Sequence[Json] | None, id: str, created: float
+        self,
+        request: Request,
+        context: Sequence[Json] | None,
+        id: str,
+        created: float,
+        *,
+        held: bool = False,
     ) -> Recorder:
         recorder = Recorder(
             request if context is None else with_messages(request, context),
@@ -186,6 +219,8 @@ class Hub:
             now=created,
             reasoning_events=self.policy.reasoning_events,
         )
+        if held:
+            recorder.log.hold()
         recorder.created()
         return recorder
 
@@ -246,67 +281,12 @@ class Hub:
         live = Live(
             recorder, context, tenant=record.tenant, now=self.now, transcript=Transcript(recorder)
         )
-        live.terms = replace(PROMISED, tenant=record.tenant)
+        rank = PROMISED.rank if record.background else Class.CHAT
+        live.terms = replace(PROMISED, tenant=record.tenant, rank=rank)
         if record.result is None:
-            self._add_job_journal(live)
+            self._owned.write(live)
             live.log.when_sealed(lambda: self._ended(live))
         return live
-
-    # Background work.
-
-    def _add_job_journal(self, live: Live) -> None:
-        assert live.transcript is not None
-
-        def kept() -> None:
-            self._jobs.done(live.id)
-            self._on_kept()
-
-        def fenced() -> None:
-            # Before it was claimed it is the claim that has overtaken its end, which is written
-            # again then. After it another process has it, and who asks for it reads what is kept.
-            if live.attempt:
-                live.handed_over = True
-                self._jobs.done(live.id)
-                self._archive.forget(live.id)
-                self.dispatcher.cancel(live)
-
-        live.journal = JobJournal(
-            self.store,
-            live.transcript,
-            tenant=live.tenant,
-            on_fenced=fenced,
-            deliveries=lambda: self._deliveries(live),
-            on_kept=kept,
-        )
-
-    async def _run_job(self, record: Record) -> None:
-        """A job was claimed: run it, or go on with it where its last owner stopped."""
-        if not (record.cancelled or self.bounds.room()):
-            return await self._jobs.release(record.id)
-        live = await self._archive.load(record)
-        assert isinstance(live.journal, JobJournal)
-        live.attempt = record.attempt
-        self.bounds.guard(live)
-        live.journal.open(record.attempt)
-        if live.recorder.ended:
-            return
-        if record.cancelled:
-            live.cancelled()
-            return
-        try:
-            if live.go_on():
-                self.dispatcher.submit(live)
-        except HubError as error:
-            # What is full or broken may be well later; where nobody can go on, nobody ever can.
-            if error.row.retryable and error.row.fault is not Fault.HUB:
-                live.attempt = 0
-                await self._jobs.release(live.id)
-            else:
-                live.failed(error)
-
-    def _stop_job(self, id: str) -> None:
-        for live in [live for live in self._archive.live if live.id == id]:
-            self.dispatcher.cancel(live)
 
     # Ending.
 
@@ -318,11 +298,7 @@ class Hub:
         if live.recorder.ended:
             return
         if isinstance(live.journal, JobJournal) and not live.attempt:
-            # Nobody runs it yet. Whoever is claiming it just now finds the wish in its record, or
-            # its log ended.
-            self.store.cancel(live.tenant, live.id)
-            live.journal.open(0)
-            live.cancelled()
+            self._owned.cancel(live)
         else:
             self.dispatcher.cancel(live)
 
@@ -331,26 +307,47 @@ class Hub:
         live = await self.open(id, tenant=tenant)
         if not live.log.sealed:
             self.cancel(live)
-            await live.until_ended()
+            await self.ended(live)
         self._archive.forget(id)
         await self.store.delete(tenant, id)
+        self.store.tell("deleted", id)
+
+    async def ended(self, live: Live) -> Live:
+        """Wait until a response has ended, wherever it runs meanwhile. Gives what it is here then.
+        Cancelling the wait leaves it alone. Raises ``HubError`` if it cannot be followed."""
+        while True:
+            self.join(live)
+            live.waiters += 1
+            try:
+                await live.until_ended()
+            finally:
+                live.waiters -= 1
+                self.leave(live)
+            if live.log.sealed:
+                return live
+            live = await self.open(live.id, tenant=live.tenant)
 
     def join(self, live: Live) -> None:
         """A reader begins to read."""
         live.readers += 1
         if live.ends_alone is not None:
             live.ends_alone.cancel()
+            live.ends_alone = None
+        if live.elsewhere and live.readers == 1:
+            self._owned.tell_read(live)
 
     def leave(self, live: Live) -> None:
         """A reader has stopped reading, at the end or before it. See the top of this file."""
         live.readers -= 1
-        if live.readers or live.background or live.recorder.ended:
+        if live.readers or live.recorder.ended:
             return
-        if live.recorder.request.store and not self._closing:
-            loop = asyncio.get_running_loop()
-            live.ends_alone = loop.call_later(self.policy.grace, self.dispatcher.cancel, live)
-        else:
-            self.dispatcher.cancel(live)
+        if live.elsewhere:
+            self._owned.drop(live)
+        elif not live.background:
+            if live.recorder.request.store and not self._closing:
+                self._owned.end_alone(live)
+            elif not (live.attempt and self._closing):
+                self.dispatcher.cancel(live)
 
     def _watch(self, live: Live) -> None:
         """Hold a response while it lives, count and remember it when it has ended."""
@@ -362,34 +359,37 @@ class Hub:
 
     def _ended(self, live: Live) -> None:
         self._archive.ended(live)
+        if live.elsewhere:
+            return
         self._by_status[live.recorder.status] += 1
         for tell in self.on_ended:
             tell(live)
 
     async def until_idle(self) -> None:
-        """Wait until no foreground response lives."""
-        while foreground := [x for x in self._archive.live if not x.background]:
-            await foreground[0].until_ended()
+        """Wait until no foreground response runs here."""
+        while here := [live for live in self._archive.live if live.keeps_awake]:
+            await here[0].until_ended()
 
     async def close(self, deadline: float) -> None:
         """Accept nothing more, give foreground responses ``deadline`` seconds to end, cancel the
-        rest of them, and hand background work over: it is given back to the store as it is."""
+        rest of them, and hand work over that the store knows of: it is given back as it is.
+
+        Where other nodes could go on with it, it is handed over at once. What is given back can be
+        resumed from wherever its readers are.
+        """
         self._closing = True
         if self._sweeper is not None:
             self._sweeper.cancel()
-        await self._jobs.close()
+        await self._owned.close()
         with suppress(TimeoutError):
             async with asyncio.timeout(deadline):
+                if self._others():
+                    await self._owned.hand_over()
                 await self.until_idle()
-        jobs = [live for live in self._archive.live if live.background and live.attempt]
-        for live in jobs:
-            live.handed_over = True
+        owned = self._owned.keep_unended()
         await self.dispatcher.close()
         await self.until_idle()
-        for live in jobs:
-            await live.until_kept()
-            await self._jobs.release(live.id)
-            self._archive.forget(live.id)
+        await self._owned.give_back(owned)
 
     def statistics(self) -> Statistics:
         return Statistics(

@@ -1,7 +1,12 @@
-"""Background work: claiming it, holding it, giving it back.
+"""Work that the store knows of: claiming it, holding it, giving it back.
 
-Jobs wait in the store, not in memory: only so many are claimed as may run here. A claim is a
-lease; as long as this process lives it is renewed, and when it dies somebody else claims the job.
+Background jobs wait in the store, not in memory: only so many are claimed as may run here. A claim
+is a lease; as long as this process lives it is renewed, and when it dies somebody else claims the
+job. Where nodes share a store, foreground responses are held in the same way, from their beginning
+on, and what a dead node has held is claimed whatever runs here: somebody waits for it.
+
+After trouble with the store every lease may have lapsed though all owners live. So nothing is
+claimed until each has had the time to renew.
 """
 
 import asyncio
@@ -10,12 +15,14 @@ import secrets
 from collections.abc import Awaitable, Callable
 
 from hub.errors import HubError
-from hub.store.base import Fenced, Lease, Record, Store
+from hub.store.base import Fenced, Hold, Lease, Record, Store
 
 logger = logging.getLogger("hub.jobs")
 
 LEASE = 15.0
 """Seconds for which a claim holds. Renewed three times as often."""
+FOREGROUND = 64
+"""Most foreground responses that are claimed at a time."""
 
 
 class Jobs:
@@ -42,6 +49,10 @@ class Jobs:
         self._lease = lease
         self._owner = secrets.token_hex(8)
         self._held: dict[str, int] = {}
+        self._foreground: set[str] = set()
+        """Those of them that are no background work."""
+        self._quiet_until = float("-inf")
+        """When the owners of lapsed leases have had their time."""
         self._news = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
 
@@ -58,14 +69,33 @@ class Jobs:
         """There is a new job."""
         self._news.set()
 
+    def claimed(self) -> Hold:
+        """The claim of what is put and run here at once; ``hold`` it then."""
+        return Hold(self._owner, self._now() + self._lease)
+
+    def hold(self, record: Record) -> None:
+        """It was put with a claim of this process: keep it until it is done or released."""
+        self._held[record.id] = record.attempt
+        if not record.background:
+            self._foreground.add(record.id)
+
+    @property
+    def room(self) -> int:
+        """How many more background jobs may run here."""
+        return self._limit - (len(self._held) - len(self._foreground))
+
+    def holds(self, id: str) -> bool:
+        """Whether it is this process's."""
+        return id in self._held
+
     def done(self, id: str) -> None:
-        """A job's end is in the store."""
-        if self._held.pop(id, None) is not None:
+        """A job's end is in the store, or it is somebody else's."""
+        if self._drop(id) is not None:
             self._news.set()
 
     async def release(self, id: str) -> None:
         """Give a job back: somebody else may have it at once."""
-        attempt = self._held.pop(id, None)
+        attempt = self._drop(id)
         if attempt is not None:
             try:
                 await self._store.release(id, attempt)
@@ -96,7 +126,11 @@ class Jobs:
                 await self._claim()
             except HubError as error:
                 # The store is in trouble. What runs goes on; claiming is tried again.
-                logger.warning("cannot claim background work: %s", error)
+                logger.warning("cannot claim work: %s", error)
+                if self._store.shared:
+                    renewed = float("-inf")
+                    # They try as often as this one, and may have failed just after it.
+                    self._quiet_until = self._now() + self._lease * 2 / 3
 
     async def _renew(self) -> None:
         leases = [Lease(id, attempt) for id, attempt in self._held.items()]
@@ -104,21 +138,34 @@ class Jobs:
             self._stop(lease.id)
 
     async def _claim(self) -> None:
-        while (room := self._limit - len(self._held)) > 0:
-            records = await self._store.claim(self._owner, self._now(), self._lease, room)
+        if self._now() < self._quiet_until:
+            return
+        if self._store.shared:
+            await self._claim_while(lambda: FOREGROUND, foreground=True)
+        await self._claim_while(lambda: self.room, foreground=False)
+
+    async def _claim_while(self, room: Callable[[], int], *, foreground: bool) -> None:
+        while (limit := room()) > 0:
+            records = await self._store.claim(
+                self._owner, self._now(), self._lease, limit, foreground=foreground
+            )
             kept = [await self._start(record) for record in records]
-            if len(records) < room or not all(kept):
+            if len(records) < limit or not all(kept):
                 return
 
     async def _start(self, record: Record) -> bool:
         """Hold a claimed job and have it run. False if it was given back: if nothing else happened,
         it would be claimed again at once."""
-        self._held[record.id] = record.attempt
+        self.hold(record)
         try:
             await self._run(record)
         except Exception:
             # The boundary of one job: whatever is wrong with it, the others are run.
             logger.exception("%s could not be started", record.id)
-            self._held.pop(record.id, None)
+            self._drop(record.id)
             return True
         return record.id in self._held
+
+    def _drop(self, id: str) -> int | None:
+        self._foreground.discard(id)
+        return self._held.pop(id, None)

@@ -4,24 +4,27 @@ Two ways, by what was promised:
 
 - A *foreground* response that is to be stored is kept when it has ended: record, log and result at
   once. Only its terminal event waits for that; its tokens are never held back.
-- A *background* response (a job) must survive the death of its process at any token: its log is
-  held, and readers see an event once the store has it. The first call of a pause is written at
-  once; what comes while a write is under way, or within ``GAP`` of the last one, goes together
-  into the next. Never two writes of one response at a time, so that they cannot overtake.
+- A *job*, which is a background response, and every stored one where nodes share a store, must
+  survive the death of its process at any token: its log is held, and readers see an event once
+  the store has it. The first call of a pause is written at once; what comes while a write is
+  under way, or within ``GAP`` of the last one, goes together into the next. Never two writes of one
+  response at a time, so that they cannot overtake.
 
 A write that fails is repeated until it succeeds: nothing is dropped and nothing is shown that is
-not kept. A job whose fence has risen is no longer ours to write.
+not kept, unless it is said that readers go on *from memory* meanwhile. What the store has lost
+again is written again. A job whose fence has risen is no longer ours to write.
 """
 
 import asyncio
 import logging
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import orjson
 
 from hub.api.transcript import Transcript
 from hub.errors import HubError
-from hub.store.base import Delivery, Fenced, Idempotency, Record, Segment, Store
+from hub.store.base import Behind, Delivery, Fenced, Idempotency, Record, Segment, Store
 
 logger = logging.getLogger("hub.journal")
 
@@ -92,9 +95,13 @@ class JobJournal:
         on_fenced: Callable[[], None],
         deliveries: Callable[[], Sequence[Delivery]],
         on_kept: Callable[[], None],
+        put: Callable[[Segment | None], asyncio.Future[str]] | None = None,
+        from_memory: bool = False,
     ) -> None:
         """``on_fenced``: stop, another owns it. ``deliveries`` gives the webhooks of its end, and
-        ``on_kept`` is called when its end is in the store."""
+        ``on_kept`` is called when its end is in the store. ``put`` is the first write of a response
+        that the store does not have yet. ``from_memory``: while the store fails, readers see what
+        it does not have."""
         self._store = store
         self._transcript = transcript
         self._log = transcript.recorder.log
@@ -104,12 +111,19 @@ class JobJournal:
         self._on_kept = on_kept
         self._loop = asyncio.get_running_loop()
         self._attempt = 0
-        self._unwritten: Segment | None = None
+        self._put = put
+        self._from_memory = from_memory
+        self._unwritten: list[Segment] = []
+        """What was taken and is to be written, the oldest first."""
+        self._written_so_far: list[Segment] = []
+        """What the store may lose again, as long as it lives."""
         self._busy = False
         self._scheduled: asyncio.Handle | None = None
         self._last = -GAP
         self.fenced = False
         """Another owns it, or it was deleted: nothing more is written."""
+        self.adrift = False
+        """Its readers have seen what the store does not have."""
         self._may_be_kept = False
         """Its end was written, and the store said that this failed."""
 
@@ -120,8 +134,9 @@ class JobJournal:
         # It was claimed, so its end is not in the store.
         self._may_be_kept = False
         self._log.hold(self._grew)
-        if self._log.ended:
-            # Its last owner wrote the end of its log and died before the rest was kept.
+        if self._log.ended or self._put is not None:
+            # Its last owner wrote the end of its log and died before the rest was kept; or its
+            # beginning is to be written, whatever follows.
             self._grew()
 
     def _grew(self) -> None:
@@ -131,6 +146,8 @@ class JobJournal:
                 # It is not ours to keep any more, but who reads it here must hear of its end.
                 self._log.release(self._log.next - 1)
             return
+        if self.adrift:
+            self._log.release(self._log.next - 1)
         if self._scheduled is None and not self._busy:
             due = self._last + GAP
             if self._loop.time() >= due:
@@ -143,14 +160,16 @@ class JobJournal:
         self._scheduled = None
         assert not self._busy, "the next write waits for the one before"
         assert not self.fenced, "what is fenced is not written"
-        segment, self._unwritten = self._unwritten, None
-        retried = segment is not None
-        if segment is None:
-            taken = self._transcript.take()
-            segment = Segment(*taken) if taken else None
-        ends = self._log.ended and not (retried and self._transcript.pending)
+        if not self._unwritten and (taken := self._transcript.take()) is not None:
+            self._unwritten.append(Segment(*taken))
+        segment = self._unwritten.pop(0) if self._unwritten else None
+        more = bool(self._unwritten) or self._transcript.pending
+        ends = self._log.ended and not more and self._put is None
         recorder = self._transcript.recorder
-        if ends:
+        future: asyncio.Future[str] | asyncio.Future[None]
+        if self._put is not None:
+            future = self._put(segment)
+        elif ends:
             future = self._store.complete(
                 recorder.id,
                 self._attempt,
@@ -170,7 +189,7 @@ class JobJournal:
 
     def _written(
         self,
-        done: asyncio.Future[None],
+        done: asyncio.Future[Any],
         attempt: int,
         segment: Segment | None,
         last: int,
@@ -178,14 +197,11 @@ class JobJournal:
     ) -> None:
         self._busy = False
         error = done.exception()
+        if segment is not None and error is not None:
+            self._unwritten.insert(0, segment)
         if error is None:
-            self._log.release(last)
-            if ends:
-                self._kept()
-            elif self._log.next - 1 > last:
-                self._grew()
+            self._succeeded(done.result(), segment, last, ends)
         elif isinstance(error, Fenced):
-            self._unwritten = segment
             if attempt != self._attempt:
                 # Fenced off by the claim that it has been opened for since.
                 self._grew()
@@ -195,12 +211,34 @@ class JobJournal:
                 record.add_done_callback(lambda done: self._asked(done, attempt))
             else:
                 self._fence()
+        elif isinstance(error, Behind):
+            lost = [one for one in self._written_so_far if one.last > error.last]
+            logger.warning(
+                "the store has lost %d pieces of %s", len(lost), self._transcript.recorder.id
+            )
+            self._unwritten[:0] = lost
+            self._written_so_far = self._written_so_far[: -len(lost) or None]
+            self._retry(error)
         elif isinstance(error, HubError):
-            self._unwritten = segment
             self._may_be_kept = ends
             self._retry(error)
         else:
             raise error
+
+    def _succeeded(self, id: str | None, segment: Segment | None, last: int, ends: bool) -> None:
+        first, self._put = self._put, None
+        if first is not None and id != self._transcript.recorder.id:
+            # The same request has come to two nodes at once, and the other one was faster.
+            self._fence()
+            return
+        self.adrift = False
+        if segment is not None and self._store.shared:
+            self._written_so_far.append(segment)
+        self._log.release(max(last, self._log.last))
+        if ends:
+            self._kept()
+        elif self._unwritten or self._log.next - 1 > last or self._log.ended:
+            self._grew()
 
     def _asked(self, done: asyncio.Future[Record | None], attempt: int) -> None:
         """Whether the first try to write its end was carried out, though its answer was an error,
@@ -212,7 +250,7 @@ class JobJournal:
         elif isinstance(error, HubError):
             self._retry(error)
         elif (record := done.result()) is not None and record.result is not None:
-            self._unwritten = None
+            self._unwritten = []
             self._log.release(self._log.next - 1)
             self._kept()
         else:
@@ -223,12 +261,16 @@ class JobJournal:
         would stay until the collector finds them."""
         on_kept = self._on_kept
         self._on_kept = self._on_fenced = _nothing
+        self._written_so_far = []
         self._deliveries = tuple
         on_kept()
 
     def _retry(self, error: HubError) -> None:
         logger.warning("%s waits for the store: %s", self._transcript.recorder.id, error)
         self._scheduled = self._loop.call_later(RETRY, self._write)
+        if self._from_memory and not self.adrift:
+            self.adrift = True
+            self._log.release(self._log.next - 1)
 
     def _fence(self) -> None:
         self.fenced = True

@@ -64,6 +64,13 @@ class Live:
         """It was given up: it fails with this, whatever its engine says from now on."""
         self.handed_over = False
         """It stops here without an end: another process goes on with it."""
+        self.elsewhere = False
+        """Another node writes it, and its log shows what the store has of it."""
+        self.waiters = 0
+        """Readers that could not come back for the rest: they wait for the whole answer."""
+        self._moved: list[Callable[[], None]] | None = []
+        """What is called when it moves; ``None`` once it has."""
+        self._stopped: asyncio.Future[None] | None = None
         self._context = context
         self._now = now
 
@@ -84,6 +91,11 @@ class Live:
     def background(self) -> bool:
         """Whether it goes on whoever reads it."""
         return self.recorder.request.background
+
+    @property
+    def keeps_awake(self) -> bool:
+        """Whether it runs here for somebody who waits."""
+        return not (self.background or self.elsewhere or self.handed_over)
 
     def check_cursor(self, cursor: int, param: str) -> None:
         """Refuse a cursor on events that do not exist yet: its reader has not read this log."""
@@ -154,7 +166,8 @@ class Live:
             self.sink = Stopping(self._kept, rules, clock=self._clock, on_stop=lambda: stop(self))
 
     async def until_ended(self) -> None:
-        """Wait until its readers see the terminal event. Cancelling the wait leaves it alone."""
+        """Wait until its readers see the terminal event, or never will here, since it has moved to
+        another node. Cancelling the wait leaves it alone."""
         sealed = asyncio.get_running_loop().create_future()
 
         def ended() -> None:
@@ -162,10 +175,38 @@ class Live:
                 sealed.set_result(None)
 
         self.log.when_sealed(ended)
+        self.when_moved(ended)
         try:
             await sealed
         finally:
             self.log.forget(ended)
+            self.stay(ended)
+
+    def when_moved(self, tell: Callable[[], None]) -> None:
+        """Call ``tell`` once, when another node goes on with it: its log says no more here. At once
+        if that is so."""
+        if self._moved is None:
+            tell()
+        else:
+            self._moved.append(tell)
+
+    def stay(self, tell: Callable[[], None]) -> None:
+        """Do not call what ``when_moved`` was given. No effect if it was called already."""
+        if self._moved is not None and tell in self._moved:
+            self._moved.remove(tell)
+
+    def moved(self) -> None:
+        """Another node goes on with it. Tell its readers."""
+        moved, self._moved = self._moved, None
+        for tell in moved or ():
+            tell()
+
+    def let_go(self, stop: Callable[["Live"], None]) -> asyncio.Future[None]:
+        """Have its model server let go of it, without an end. Done when nothing more is said."""
+        self.handed_over = True
+        self._stopped = asyncio.get_running_loop().create_future()
+        stop(self)
+        return self._stopped
 
     async def until_news(self, patience: float) -> None:
         """Wait until the model has said something or the response has ended, but not longer than
@@ -220,6 +261,8 @@ class Live:
             self.completed()
         elif not self.handed_over:
             self._end(self._kept.cancel)
+        elif self._stopped is not None and not self._stopped.done():
+            self._stopped.set_result(None)
 
     def _end(self, end: Callable[[], None]) -> None:
         if (failure := self.failure) is not None:
@@ -230,6 +273,9 @@ class Live:
         # What ends it repeats what was said: no reason to give it up.
         self.log.unbound()
         self.ledger.mark("ended")
+        if self._stopped is not None and not self._stopped.done():
+            # It was faster than whoever wanted it to stop.
+            self._stopped.set_result(None)
         told = self.ledger.told(self.terms.rank.label)
         if self.transcript is not None:
             self.transcript.tell(told)

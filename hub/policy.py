@@ -23,6 +23,11 @@ class Policy:
     """Bytes of ended responses that are kept in memory, too."""
     jobs: int = 16
     """Background responses that run or wait for a model server here."""
+    lease: float = 15.0
+    """How long a node that is not heard of keeps what it runs."""
+    on_store_loss: str = "pause"
+    """What running responses do that a shared store should have, and cannot be reached: ``pause``,
+    or go on from ``memory``."""
     output_tokens: int | None = None
     """The most tokens of one response."""
     response_bytes: int = 16 << 20

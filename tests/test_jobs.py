@@ -36,10 +36,10 @@ class TroubledStore(MemoryStore):
         return future
 
     def claim(
-        self, owner: str, now: float, lease: float, limit: int
+        self, owner: str, now: float, lease: float, limit: int, *, foreground: bool = False
     ) -> asyncio.Future[Sequence[Record]]:
         self.claims += 1
-        return super().claim(owner, now, lease, limit)
+        return super().claim(owner, now, lease, limit, foreground=foreground)
 
 
 class Worker:

@@ -17,7 +17,7 @@ from hub.api.responses import parse_create
 from hub.api.transcript import Transcript
 from hub.errors import HubError
 from hub.journal import GAP, RETRY, ForegroundJournal, JobJournal, result_of
-from hub.store.base import Delivery, Fenced, Idempotency, Record, Segment
+from hub.store.base import Delivery, Fenced, Hold, Idempotency, Record, Segment
 from hub.store.memory import MemoryStore
 from tests.traces import traces
 from tests.virtual import virtual
@@ -83,6 +83,7 @@ class ScriptedStore(MemoryStore):
         *,
         segment: Segment | None = None,
         idempotency: Idempotency | None = None,
+        hold: Hold | None = None,
     ) -> asyncio.Future[str]:
         keep = super().put
         return self._later(

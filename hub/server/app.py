@@ -16,7 +16,7 @@ from hub import __version__
 from hub.api.ids import new_id
 from hub.completer import Completer
 from hub.dispatch.terms import Class
-from hub.errors import CloseCode, HubError
+from hub.errors import HubError
 from hub.hub import Hub
 from hub.key_file import Watched
 from hub.server import completions, courier, guard, http, lab, openapi, scrape, stored
@@ -164,6 +164,7 @@ class Server:
         app.router.add_get("/v1/models", http.list_models)
         app.router.add_get("/v1/models/{model:.+}", http.get_model)
         app.router.add_get("/health", http.health)
+        app.router.add_get("/health/ready", http.ready)
         app.router.add_get("/metrics", scrape.metrics)
         app.router.add_get("/openapi.json", openapi.describe)
         app.router.add_get("/lab/settings", lab.get_settings)
@@ -199,12 +200,12 @@ class Server:
         self._door.close()
         for connection in [*self._connections]:
             if connection.idle:
-                connection.close(CloseCode.SERVICE_RESTART, "hub is shutting down")
+                connection.leave()
         await self._hub.close(drain)
         # One turn for the flush that carries the last events.
         await asyncio.sleep(0)
         for connection in [*self._connections]:
-            connection.close(CloseCode.SERVICE_RESTART, "hub is shutting down")
+            connection.leave()
         while self._connections:
             self._gone.clear()
             await self._gone.wait()

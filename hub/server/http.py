@@ -168,9 +168,9 @@ async def create_response(request: web.Request) -> web.StreamResponse:
                 )
     with reading(request, who, live):
         if asked.stream:
-            return await stream.send(request, live, sse_block, heartbeat=HEARTBEAT)
+            return await stream.send(request, live, sse_block, heartbeat=HEARTBEAT, along=True)
         if not live.background:
-            await live.until_ended()
+            live = await hub.ended(live)
     _raise_if_nothing_was_said(live)
     answer = json_response(live.recorder.snapshot())
     return timed(answer, live) if live.recorder.ended else answer
@@ -184,12 +184,14 @@ async def create_chat_completion(request: web.Request) -> web.StreamResponse:
     live = hub.submit(asked, tenant=who.tenant, terms=terms)
     with reading(request, who, live):
         if asked.stream:
+            # There is no way to come back for the rest of it.
+            live.waiters += 1
             # A failure before the first news is an HTTP error, which clients know how to retry.
             await live.until_news(HEARTBEAT)
             _raise_if_nothing_was_said(live)
             render = ChatStream(live.recorder).render
             return await stream.send(request, live, render, heartbeat=HEARTBEAT)
-        await live.until_ended()
+        live = await hub.ended(live)
     if live.recorder.error is not None:
         raise live.recorder.error
     return timed(json_response(completion(live.recorder)), live)
@@ -217,9 +219,18 @@ async def _models(request: web.Request) -> dict[str, str]:
     return {name: by for name, by in models.items() if key is None or key.allows_model(name)}
 
 
+async def ready(request: web.Request) -> web.StreamResponse:
+    """``GET /health/ready``: whether this node should be sent new requests: 200, or 503 while it
+    drains or its store is out of reach. It may be alive all the same."""
+    if (refusal := request.app[HUB].unready()) is not None:
+        raise refusal
+    return json_response({"status": "ok", "ready": True})
+
+
 async def health(request: web.Request) -> web.StreamResponse:
     """``GET /health``: that hub is alive and, for whom it concerns, what it is doing."""
-    hub, alive = request.app[HUB], {"status": "ok", "version": __version__}
+    hub = request.app[HUB]
+    alive = {"status": "ok", "version": __version__, "ready": hub.unready() is None}
     if not _may_know(request):
         return json_response(alive)
     return json_response(

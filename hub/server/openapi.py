@@ -275,6 +275,14 @@ def _rest() -> Json:
             )
         },
         "/health": {"get": _operation("health", "What hub is doing.", "Health")},
+        "/health/ready": {
+            "get": _operation(
+                "ready",
+                "Whether this node should be sent new requests.",
+                "Ready",
+                503,
+            )
+        },
         "/metrics": {"get": metrics},
         "/openapi.json": {"get": itself},
         "/lab/settings": settings,

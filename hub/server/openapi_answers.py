@@ -189,6 +189,7 @@ _HEALTH: Json = record(
     ("status", "version", "responses", "bounds", "dispatcher", "store", "webhooks", "loop"),
     status={"const": "ok"},
     version=_STRING,
+    ready=_FLAG,
     responses=_OBJECT,
     bounds=_OBJECT,
     dispatcher=_OBJECT,
@@ -218,6 +219,7 @@ SCHEMAS: Json = {
     "Model": _MODEL,
     "Models": _closed(object={"const": "list"}, data={"type": "array", "items": ref("Model")}),
     "Health": _HEALTH,
+    "Ready": _closed(status={"const": "ok"}, ready={"const": True}),
     "Ticket": _closed(
         ticket=_STRING, expires_in={**_COUNT, "description": "Seconds."}, subprotocol=_STRING
     ),

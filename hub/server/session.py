@@ -41,7 +41,7 @@ from hub.server.lanes import (
     Turn,
     decode,
 )
-from hub.server.outbox import Outbox
+from hub.server.outbox import Outbox, Subscription
 from hub.server.parser import Parser, is_long
 from hub.server.terms import terms_for
 
@@ -76,12 +76,15 @@ def understand_all(data: bytes) -> Command:
 class _Running:
     """A turn whose response is read on its lane."""
 
-    __slots__ = ("live", "parent", "turn")
+    __slots__ = ("live", "moved", "parent", "subscription", "turn")
 
     def __init__(self, turn: Turn, live: Live, parent: str | None) -> None:
         self.turn = turn
         self.live = live
         self.parent = parent
+        self.subscription: Subscription | None = None
+        self.moved: Callable[[], None] = lambda: None
+        """What is called when another node goes on with the response."""
 
 
 class Session:
@@ -122,8 +125,10 @@ class Session:
         self._running: dict[str | None, _Running] = {}
         self._starting: dict[asyncio.Task[None], Turn] = {}
         self._unwanted: list[Turn] = []
-        """Turns that were cancelled before they had a response: it is, as soon as they have one."""
+        """Turns that were cancelled before they had a response: it is, once they have one."""
         self._expired = False
+        self.handed_over = False
+        """What was read here goes on at other nodes, since this one stops."""
 
     @property
     def idle(self) -> bool:
@@ -149,6 +154,7 @@ class Session:
         self._cache = ResponseCache()
         running, self._running = self._running, {}
         for one in running.values():
+            one.live.stay(one.moved)
             self._hub.leave(one.live)
 
     def receive(self, command: Callable[[], Command]) -> None:
@@ -280,22 +286,43 @@ class Session:
         live.check_cursor(cursor, "starting_after")
         self._hub.join(live)
         running = _Running(turn, live, parent)
+        running.moved = partial(self._moved, running)
         self._running[turn.lane] = running
-        self._outbox.subscribe(
+        running.subscription = self._outbox.subscribe(
             live.log,
             _renderer(turn.lane),
             cursor=cursor,
-            on_end=lambda: self._ended(running),
+            on_end=partial(self._ended, running),
             on_text=partial(live.ledger.wrote, "first_written"),
         )
+        live.when_moved(running.moved)
         others = self._others(turn)
         if len(others) < len(self._unwanted):
             self._unwanted = others
             self._hub.cancel(live)
 
+    def _moved(self, one: _Running) -> None:
+        """Another node goes on with a lane's response: read it as that one writes it, unless this
+        node stops; then the client comes back for the rest to a node that lives."""
+        assert one.subscription is not None
+        self._outbox.unsubscribe(one.subscription)
+        lane, cursor = one.turn.lane, one.subscription.cursor
+        del self._running[lane]
+        self._hub.leave(one.live)
+        if self._hub.closing:
+            self.handed_over = True
+            self._run(self._lanes.finish(lane))
+        else:
+            self._later(one.turn, partial(self._go_along, one, cursor))
+
+    async def _go_along(self, one: _Running, cursor: int) -> None:
+        live = await self._hub.open(one.live.id, tenant=self._tenant)
+        self._read(one.turn, live, cursor=cursor, parent=one.parent)
+
     def _ended(self, one: _Running) -> None:
         """The terminal event of a lane's response was written."""
         lane, live = one.turn.lane, one.live
+        live.stay(one.moved)
         logs.written(live)
         del self._running[lane]
         self._hub.leave(live)

@@ -45,7 +45,9 @@ async def get_response(request: web.Request) -> web.StreamResponse:
     if live.log.sealed and cursor == live.log.last:
         return web.Response(body=DONE, headers=stream.HEADERS)
     with reading(request, who, live):
-        return await stream.send(request, live, sse_block, heartbeat=HEARTBEAT, cursor=cursor)
+        return await stream.send(
+            request, live, sse_block, heartbeat=HEARTBEAT, cursor=cursor, along=True
+        )
 
 
 async def cancel_response(request: web.Request) -> web.StreamResponse:
@@ -58,7 +60,7 @@ async def cancel_response(request: web.Request) -> web.StreamResponse:
             "Responses can only be cancelled if they were created with background=true.",
         )
     hub.cancel(live)
-    await live.until_ended()
+    live = await hub.ended(live)
     return json_response(live.recorder.snapshot())
 
 
@@ -125,7 +127,7 @@ async def compact(request: web.Request) -> web.StreamResponse:
         asked = await request.app[PARSER].with_messages(asked, context)
         live = hub.submit(asked, context, tenant=who.tenant, terms=terms)
     with reading(request, who, live):
-        await live.until_ended()
+        live = await hub.ended(live)
     if live.recorder.error is not None:
         raise live.recorder.error
     items: list[Json] = [*context, *asked.items[:-1]]

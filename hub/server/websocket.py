@@ -10,6 +10,7 @@ what was read already waits, so that messages keep their order.
 
 import asyncio
 import logging
+import random
 from collections import deque
 from collections.abc import Callable
 from functools import partial
@@ -171,6 +172,11 @@ class Connection(asyncio.Protocol):
             return
         self._protocol.send_close(code, reason)
         self._send_pending()
+
+    def leave(self) -> None:
+        """This node stops: have the client come back, to another one. Not all at once."""
+        pause = random.randint(50, 500)
+        self.close(CloseCode.SERVICE_RESTART, f"hub is shutting down; retry in {pause} ms")
 
     def revoke(self) -> None:
         """The key that it was opened with is not valid any more: let go of what it reads, and close
@@ -351,3 +357,5 @@ class Connection(asyncio.Protocol):
     def _close_if_expired(self) -> None:
         if self._expired and self.idle:
             self.close(CloseCode.GOING_AWAY, "connection lifetime reached, connect again")
+        elif self._session is not None and self._session.handed_over and self.idle:
+            self.leave()

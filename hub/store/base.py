@@ -1,9 +1,9 @@
 """The interface between hub and what keeps responses beyond a process's life, in prose.
 
 A store keeps *records* (one per response), the *segments* of their logs, *jobs* (background
-responses that somebody has to run), the keys of idempotent requests, and the deliveries of
-webhooks. hub has two, in memory and in SQLite; a third on Redis, shared by many nodes, fits
-under the same contract.
+responses that somebody has to run, and those that run somewhere), the keys of idempotent requests,
+and the deliveries of webhooks. hub has three: in memory and in SQLite, for one process, and in
+Redis, *shared* by many nodes.
 
 **Order.** Every method is a plain call that takes its place in one queue; what it returns is a
 future. Calls take effect in the order in which they were made, whether or not anybody awaits
@@ -24,6 +24,10 @@ the latest, after the end of the response, or for one that is not there, they ch
 fail with ``Fenced``. So a worker that was thought dead and comes back can do no harm; it stops
 when it is told. A job that was never claimed has attempt 0: whoever names it may end it.
 
+**Jobs.** A record without a result is a job if it is background work, or if it was put with a
+*hold*: then somebody runs it already, whose claim it is. That is how a foreground response is kept
+whose log others can read, and go on with.
+
 **Leases.** A claimed job is its owner's until the lease ends, unless it is renewed. Whoever claims
 after that gets it, with the next attempt.
 
@@ -34,16 +38,28 @@ writer understands, and it is written once: one that reaches no further than the
 is ignored, so a writer may repeat itself after an error. Segments have no gaps and do not overlap:
 one that would leave a gap fails with ``store_unavailable``, since the one before it has failed.
 
+**Nodes.** Processes that share a store find each other through it: who is alive (``beat``), and
+short messages to all of them (``tell``, ``hear``), which may be lost. In a store that is not shared
+a node is alone.
+
 **Time** is Unix time in seconds and comes in as ``now``.
 
 **Failures.** What the medium cannot do (disk full, file gone) fails with ``HubError``
-``store_unavailable``. A call never blocks the event loop.
+``store_unavailable``, and so does a call that finds it out of reach for ``PATIENCE`` seconds. A
+call never blocks the event loop.
 """
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
+
+from hub.errors import HubError
+
+PATIENCE = 2.0
+"""Seconds for which a call waits for a store that is out of reach."""
+DELIVERY_HOLD = 60.0
+"""Seconds for which a webhook is one node's."""
 
 
 class Fenced(Exception):
@@ -52,6 +68,15 @@ class Fenced(Exception):
 
 class IdempotencyConflict(Exception):
     """The idempotency key was used for another request."""
+
+
+class Behind(HubError):
+    """The log in the store ends at ``last``, and what comes next there has not been written, or was
+    lost again: write the events after ``last`` once more."""
+
+    def __init__(self, last: int, message: str) -> None:
+        super().__init__("store_unavailable", message)
+        self.last = last
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,6 +147,15 @@ class Lease:
 
 
 @dataclass(frozen=True, slots=True)
+class Hold:
+    """The claim of who puts a record and runs it at once."""
+
+    owner: str
+    until: float
+    """The end of the lease."""
+
+
+@dataclass(frozen=True, slots=True)
 class Statistics:
     """What the store holds and how it fares."""
 
@@ -139,7 +173,13 @@ class Store(Protocol):
     """See the contract at the top of this file."""
 
     place: str
-    """Where it keeps things, for people: ``memory``, or a path."""
+    """Where it keeps things, for people: ``memory``, a path, or an address without secrets."""
+
+    shared: bool
+    """Whether other nodes may use it at the same time."""
+
+    node: str
+    """This process among those that share it: random, another one after each start."""
 
     async def start(self, now: float) -> None:
         """Open it, and bring what an earlier version left there up to date.
@@ -155,7 +195,8 @@ class Store(Protocol):
 
     @property
     def lag(self) -> float:
-        """Seconds for which the oldest call has been waiting; admission stops when it grows."""
+        """Seconds for which the oldest call has been waiting, or for which the store has been out
+        of reach; admission stops when it grows."""
         ...
 
     # Records.
@@ -166,12 +207,14 @@ class Store(Protocol):
         *,
         segment: Segment | None = None,
         idempotency: Idempotency | None = None,
+        hold: Hold | None = None,
     ) -> asyncio.Future[str]:
         """Keep a new response; with ``background`` and no result it is a job that can be claimed.
 
-        Gives the record's id. If ``idempotency`` has been used for the same request before, it
-        keeps nothing and gives the id of then; for another request it fails with
-        ``IdempotencyConflict``.
+        With ``hold`` it is a job, background or not, that was claimed already: as the record's
+        ``attempt``, which is 1 or more. Gives the record's id. If ``idempotency`` has been used for
+        the same request before, it keeps nothing and gives the id of then; for another request it
+        fails with ``IdempotencyConflict``.
         """
         ...
 
@@ -213,9 +256,10 @@ class Store(Protocol):
     # Jobs.
 
     def claim(
-        self, owner: str, now: float, lease: float, limit: int
+        self, owner: str, now: float, lease: float, limit: int, *, foreground: bool = False
     ) -> asyncio.Future[Sequence[Record]]:
-        """Take up to ``limit`` jobs that nobody holds, oldest first, for ``lease`` seconds.
+        """Take up to ``limit`` jobs that nobody holds, oldest first, for ``lease`` seconds: of
+        background work, or of the ``foreground``.
 
         Their status is ``in_progress`` from then on. Cancelled ones are claimed, too: to be ended.
         """
@@ -233,7 +277,8 @@ class Store(Protocol):
         ...
 
     def cancel(self, tenant: str, id: str) -> asyncio.Future[bool]:
-        """Ask for a job's end. False if there is no such job or it has ended."""
+        """Ask for a job's end. False if there is no such job or it has ended. All nodes are told
+        (``cancel``), so that its owner need not wait for its next renewal."""
         ...
 
     def complete(
@@ -252,7 +297,8 @@ class Store(Protocol):
     # Webhooks.
 
     def deliveries(self, now: float, limit: int) -> asyncio.Future[Sequence[Delivery]]:
-        """Those that are due, the longest due first."""
+        """Those that are due, the longest due first. In a shared store each is given to one node:
+        it is that node's for ``DELIVERY_HOLD`` seconds after it has asked for it last."""
         ...
 
     def retry(self, id: str, next_at: float) -> asyncio.Future[None]:
@@ -261,6 +307,25 @@ class Store(Protocol):
 
     def delivered(self, id: str) -> asyncio.Future[None]:
         """It was delivered, or given up: forget it."""
+        ...
+
+    # Nodes.
+
+    def beat(self, state: bytes, ttl: float) -> asyncio.Future[Mapping[str, bytes]]:
+        """This node is alive for ``ttl`` seconds more, and its state is this. Gives the states of
+        all that are alive by their names, its own included. With ``ttl`` 0 it leaves."""
+        ...
+
+    def tell(self, kind: str, body: str) -> None:
+        """Send a message to the other nodes, as far as they can be reached: not to itself. A
+        ``kind`` is a word."""
+        ...
+
+    def hear(self, news: Callable[[str, str], None]) -> None:
+        """Have ``news`` called on the event loop with the ``kind`` and the ``body`` of each message
+        that another node has sent. Several may listen. The store itself sends ``cancel`` with the
+        id of a job that was cancelled, and ``job`` with that of one that can be claimed: new, or
+        released."""
         ...
 
     def statistics(self) -> Statistics:

@@ -18,7 +18,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from hub.errors import HubError
-from hub.store.base import Fenced, Lease, Record, Segment
+from hub.store.base import Fenced, Hold, Lease, Record, Segment
 
 
 @dataclass(slots=True, eq=False)
@@ -34,6 +34,7 @@ class Job:
     """Bytes that it counts for, with its log (see ``size.py``)."""
     attempt: int = 0
     cancelled: bool = False
+    background: bool = True
     last: int = -1
     """The last event in its log."""
     owner: str | None = None
@@ -60,8 +61,8 @@ class Job:
 
 
 def is_job(record: Record) -> bool:
-    """Whether a new record is something that somebody has to run."""
-    return record.background and record.result is None
+    """Whether a new record is something that somebody has to run, or runs already."""
+    return record.result is None and (record.background or record.attempt > 0)
 
 
 class Jobs:
@@ -71,8 +72,8 @@ class Jobs:
         self._jobs: dict[str, Job] = {}
         self._held: dict[str, Job] = {}
         # Sorted. A hundred thousand entries move in 20 us when one leaves the front, and a new job
-        # is nearly always the last.
-        self._free: list[tuple[float, int, str]] = []
+        # is nearly always the last. The background's and the foreground's.
+        self._free: dict[bool, list[tuple[float, int, str]]] = {True: [], False: []}
 
     def __len__(self) -> int:
         return len(self._jobs)
@@ -88,7 +89,7 @@ class Jobs:
         """A new job, free."""
         assert job.id not in self._jobs, "a job is added once"
         self._jobs[job.id] = job
-        insort(self._free, job._key)
+        insort(self._free[job.background], job._key)
 
     def end(self, id: str) -> Job:
         """Forget a job, which it gives: it has ended, or was deleted."""
@@ -106,12 +107,19 @@ class Jobs:
             raise Fenced(f"{id} is at attempt {job.attempt}, not {attempt}")
         return job
 
-    def claim(self, owner: str, now: float, lease: float, limit: int) -> list[Job]:
+    def hold(self, id: str, hold: Hold) -> None:
+        """Its maker runs it at once, as the attempt that it has."""
+        self._hold(self._jobs[id], hold.owner, hold.until)
+
+    def claim(
+        self, owner: str, now: float, lease: float, limit: int, *, background: bool = True
+    ) -> list[Job]:
         """Take up to ``limit`` free jobs, oldest first."""
         for job in [job for job in self._held.values() if job.until <= now]:
             self._let_go(job)
-        keys = self._free[: max(limit, 0)]
-        del self._free[: len(keys)]
+        free = self._free[background]
+        keys = free[: max(limit, 0)]
+        del free[: len(keys)]
         taken = [self._jobs[id] for _, _, id in keys]
         for job in taken:
             job.attempt += 1
@@ -158,9 +166,10 @@ class Jobs:
 
     def _let_go(self, job: Job) -> None:
         if self._held.pop(job.id, None) is not None:
-            insort(self._free, job._key)
+            insort(self._free[job.background], job._key)
 
     def _take(self, job: Job) -> None:
-        at = bisect_left(self._free, job._key)
-        assert self._free[at] == job._key, "a job that nobody holds is free"
-        del self._free[at]
+        free = self._free[job.background]
+        at = bisect_left(free, job._key)
+        assert free[at] == job._key, "a job that nobody holds is free"
+        del free[at]

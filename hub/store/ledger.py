@@ -5,12 +5,13 @@ not at all. The store only decides when that happens and gives a future for it.
 """
 
 import asyncio
+import secrets
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
-from hub.store.base import Delivery, Idempotency, Lease, Record, Segment
+from hub.store.base import Delivery, Hold, Idempotency, Lease, Record, Segment
 
 T = TypeVar("T")
 
@@ -29,7 +30,11 @@ class Ledger(Protocol):
     gives, and raise what it raises."""
 
     def put(
-        self, record: Record, segment: Segment | None, idempotency: Idempotency | None
+        self,
+        record: Record,
+        segment: Segment | None,
+        idempotency: Idempotency | None,
+        hold: Hold | None,
     ) -> str: ...
 
     def repeated(self, tenant: str, idempotency: Idempotency) -> str | None: ...
@@ -44,7 +49,9 @@ class Ledger(Protocol):
 
     def read(self, id: str, after: int) -> Sequence[Segment]: ...
 
-    def claim(self, owner: str, now: float, lease: float, limit: int) -> Sequence[Record]: ...
+    def claim(
+        self, owner: str, now: float, lease: float, limit: int, foreground: bool
+    ) -> Sequence[Record]: ...
 
     def renew(self, leases: Sequence[Lease], now: float, lease: float) -> Sequence[Lease]: ...
 
@@ -70,9 +77,13 @@ class Ledger(Protocol):
 
 
 class LedgerStore(ABC):
-    """The calls of ``Store``, made on a ledger. See the contract in ``base.py``."""
+    """The calls of ``Store``, made on a ledger. See the contract in ``base.py``. Its process is
+    alone."""
+
+    shared = False
 
     def __init__(self) -> None:
+        self.node = secrets.token_hex(8)
         self._followers: dict[str, dict[object, Callable[[], None]]] = {}
 
     @abstractmethod
@@ -85,8 +96,9 @@ class LedgerStore(ABC):
         *,
         segment: Segment | None = None,
         idempotency: Idempotency | None = None,
+        hold: Hold | None = None,
     ) -> asyncio.Future[str]:
-        return self._call(lambda ledger: ledger.put(record, segment, idempotency))
+        return self._call(lambda ledger: ledger.put(record, segment, idempotency, hold))
 
     def repeated(self, tenant: str, idempotency: Idempotency) -> asyncio.Future[str | None]:
         return self._call(lambda ledger: ledger.repeated(tenant, idempotency))
@@ -107,9 +119,9 @@ class LedgerStore(ABC):
         return self._call(lambda ledger: ledger.read(id, after))
 
     def claim(
-        self, owner: str, now: float, lease: float, limit: int
+        self, owner: str, now: float, lease: float, limit: int, *, foreground: bool = False
     ) -> asyncio.Future[Sequence[Record]]:
-        return self._call(lambda ledger: ledger.claim(owner, now, lease, limit))
+        return self._call(lambda ledger: ledger.claim(owner, now, lease, limit, foreground))
 
     def renew(
         self, leases: Sequence[Lease], now: float, lease: float
@@ -156,6 +168,17 @@ class LedgerStore(ABC):
                 del self._followers[id]
 
         return unfollow
+
+    def beat(self, state: bytes, ttl: float) -> asyncio.Future[Mapping[str, bytes]]:
+        alive: asyncio.Future[Mapping[str, bytes]] = asyncio.get_running_loop().create_future()
+        alive.set_result({self.node: state} if ttl else {})
+        return alive
+
+    def tell(self, kind: str, body: str) -> None:
+        return
+
+    def hear(self, news: Callable[[str, str], None]) -> None:
+        return
 
     def _wake(self, ids: Iterable[str]) -> None:
         """Tell who follows these logs. On the event loop, and on no caller's stack."""

@@ -13,6 +13,7 @@ from hub.errors import HubError
 from hub.store.base import (
     Delivery,
     Fenced,
+    Hold,
     Idempotency,
     IdempotencyConflict,
     Lease,
@@ -98,7 +99,13 @@ class _MemoryLedger:
 
     # Records.
 
-    def put(self, record: Record, segment: Segment | None, idempotency: Idempotency | None) -> str:
+    def put(
+        self,
+        record: Record,
+        segment: Segment | None,
+        idempotency: Idempotency | None,
+        hold: Hold | None = None,
+    ) -> str:
         if idempotency is not None:
             used = self.repeated(record.tenant, idempotency)
             if used is not None:
@@ -118,8 +125,11 @@ class _MemoryLedger:
                     kept.size,
                     record.attempt,
                     record.cancelled,
+                    record.background,
                 )
             )
+            if hold is not None:
+                self._jobs.hold(record.id, hold)
         if segment is not None:
             self._write(kept, segment)
         if idempotency is not None:
@@ -172,9 +182,11 @@ class _MemoryLedger:
 
     # Jobs.
 
-    def claim(self, owner: str, now: float, lease: float, limit: int) -> Sequence[Record]:
+    def claim(
+        self, owner: str, now: float, lease: float, limit: int, foreground: bool
+    ) -> Sequence[Record]:
         claimed = []
-        for job in self._jobs.claim(owner, now, lease, limit):
+        for job in self._jobs.claim(owner, now, lease, limit, background=not foreground):
             kept = self._kept[job.id]
             kept.record = replace(kept.record, status="in_progress", attempt=job.attempt)
             claimed.append(kept.record)

@@ -18,6 +18,7 @@ from contextlib import contextmanager
 from hub.store import rows
 from hub.store.base import (
     Delivery,
+    Hold,
     Idempotency,
     IdempotencyConflict,
     Lease,
@@ -101,15 +102,16 @@ class Tables:
     def _load(self) -> None:
         jobs = Jobs()
         live = self._hub.execute(
-            "SELECT n, id, tenant, created_at, length(body), attempt, cancelled"
+            "SELECT n, id, tenant, created_at, length(body), attempt, cancelled, background"
             " FROM records JOIN requests USING (n) WHERE job"
         )
         job_bytes = 0
-        for n, id, tenant, created_at, request, attempt, cancelled in live:
+        for n, id, tenant, created_at, request, attempt, cancelled, background in live:
             last, log = self._segments.extent(n)
             size = RECORD_OVERHEAD + request + log
             job_bytes += size
-            jobs.add(Job(n, id, tenant, created_at, size, attempt, bool(cancelled), last))
+            flags = bool(cancelled), bool(background)
+            jobs.add(Job(n, id, tenant, created_at, size, attempt, *flags, last))
         jobs.keep_leases(self._jobs)
         jobs.keep_leases(self._ended)
         highest, ended, ended_bytes = self._hub.execute(
@@ -139,7 +141,13 @@ class Tables:
 
     # Records.
 
-    def put(self, record: Record, segment: Segment | None, idempotency: Idempotency | None) -> str:
+    def put(
+        self,
+        record: Record,
+        segment: Segment | None,
+        idempotency: Idempotency | None,
+        hold: Hold | None = None,
+    ) -> str:
         hub = self._hub
         if idempotency is not None:
             used = self.repeated(record.tenant, idempotency)
@@ -172,7 +180,10 @@ class Tables:
         if is_job(record):
             job = Job(n, record.id, record.tenant, record.created_at, size)
             job.attempt, job.cancelled = record.attempt, record.cancelled
+            job.background = record.background
             self._jobs.add(job)
+            if hold is not None:
+                self._jobs.hold(record.id, hold)
         if segment is not None:
             self._write(n, record.id, job, segment, synced=True)
         return record.id
@@ -265,8 +276,10 @@ class Tables:
 
     # Jobs.
 
-    def claim(self, owner: str, now: float, lease: float, limit: int) -> Sequence[Record]:
-        jobs = self._jobs.claim(owner, now, lease, limit)
+    def claim(
+        self, owner: str, now: float, lease: float, limit: int, foreground: bool
+    ) -> Sequence[Record]:
+        jobs = self._jobs.claim(owner, now, lease, limit, background=not foreground)
         if not jobs:
             return []
         with self._writing():

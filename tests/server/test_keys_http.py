@@ -75,7 +75,7 @@ PRIVATE = [
     ("GET", "/lab/settings"),
     ("POST", "/lab/settings"),
 ]
-PUBLIC = {"/", "/lab", "/health", "/openapi.json", "/v1/responses"}
+PUBLIC = {"/", "/lab", "/health", "/health/ready", "/openapi.json", "/v1/responses"}
 """Pages, what says that hub lives, and the WebSocket, which has a test of its own."""
 BODIES = {
     "/v1/completions": {"prompt": "x"},
@@ -96,7 +96,7 @@ async def test_nothing_is_done_without_a_good_key(hub: Running, key: str) -> Non
             assert (status, error["code"]) == (401, code), path
             assert not key or key not in error["message"]
         status, body = await ask(session, hub, key, "GET", "/health")
-        assert (status, {*body}) == (200, {"status", "version"})
+        assert (status, {*body}) == (200, {"status", "version", "ready"})
 
 
 async def test_the_list_of_private_endpoints_is_whole(hub: Running) -> None:
@@ -122,7 +122,8 @@ async def test_some_things_concern_administrators_only(hub: Running) -> None:
         for method, path in (("GET", "/lab/settings"), ("POST", "/lab/settings")):
             status, body = await ask(session, hub, ADA, method, path, {})
             assert (status, body["error"]["code"]) == (403, "admin_required")
-        assert {*(await ask(session, hub, ADA, "GET", "/health"))[1]} == {"status", "version"}
+        alive = {"status", "version", "ready"}
+        assert {*(await ask(session, hub, ADA, "GET", "/health"))[1]} == alive
         assert "dispatcher" in (await ask(session, hub, ADMIN, "GET", "/health"))[1]
         assert (await ask(session, hub, ADMIN, "GET", "/lab/settings"))[0] == 200
         async with session.get(f"{hub.url}/metrics", headers=bearer(ADMIN)) as answer:

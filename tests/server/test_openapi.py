@@ -172,6 +172,7 @@ async def test_the_rest_is_answered_as_described(start: Start) -> None:
     check("get", "/v1/models/{model}", *await ask(hub, "GET", "/v1/models/absent"))
     check("get", "/v1/responses", *await ask(hub, "GET", "/v1/responses"))
     check("get", "/health", *await ask(hub, "GET", "/health"))
+    check("get", "/health/ready", *await ask(hub, "GET", "/health/ready"))
     check("get", "/lab/settings", *await ask(hub, "GET", "/lab/settings"))
     check("post", "/v1/tickets", *await ask(hub, "POST", "/v1/tickets"))
     status, itself = await ask(hub, "GET", "/openapi.json")

@@ -14,6 +14,7 @@ from hub.errors import HubError
 from hub.store.base import (
     Delivery,
     Fenced,
+    Hold,
     Idempotency,
     IdempotencyConflict,
     Lease,
@@ -400,6 +401,57 @@ class StoreContract:
         assert not await store.cancel("ada", "resp_a")
         assert await store.renew([Lease("resp_b", 0)], 100.0, LEASE) == [Lease("resp_b", 0)]
 
+    # Foreground jobs.
+
+    async def test_what_is_put_with_a_hold_is_its_makers_until_the_lease_ends(
+        self, store: Store
+    ) -> None:
+        held = job(status="in_progress", background=False, attempt=1)
+        await store.put(held, segment=segment(0, 1), hold=Hold("me", 100.0 + LEASE))
+        assert store.statistics().jobs == 1
+        await store.append("resp_a", 1, segment(2, 2))
+        assert await store.claim("you", 114.0, LEASE, 9, foreground=True) == []
+        assert await store.renew([Lease("resp_a", 1)], 110.0, LEASE) == []
+        assert await store.claim("you", 100.0 + LEASE, LEASE, 9, foreground=True) == []
+        assert await store.claim("you", 125.0, LEASE, 9) == []
+        [taken] = await store.claim("you", 125.0, LEASE, 9, foreground=True)
+        assert taken == replace(held, attempt=2)
+        await refused(store.append("resp_a", 1, segment(3, 3)))
+        await store.append("resp_a", 2, segment(3, 3))
+        await store.complete("resp_a", 2, status="completed", result=b"{}")
+        ended = replace(held, attempt=2, status="completed", result=b"{}")
+        assert await store.get("ada", "resp_a") == ended
+        assert [one.last for one in await store.read("resp_a")] == [1, 2, 3]
+
+    async def test_background_work_can_be_held_from_the_start(self, store: Store) -> None:
+        held = job(status="in_progress", attempt=1)
+        await store.put(held, hold=Hold("me", 100.0 + LEASE))
+        assert await claimed(store, 100.0) == []
+        await store.release("resp_a", 1)
+        assert await store.claim("you", 100.0, LEASE, 9, foreground=True) == []
+        assert await claimed(store, 100.0) == [("resp_a", 2)]
+
+    async def test_a_foreground_job_that_was_given_back_can_be_claimed_at_once(
+        self, store: Store
+    ) -> None:
+        for id, created_at in [("b", 102.0), ("a", 101.0), ("c", 103.0)]:
+            held = job(id, status="in_progress", background=False, attempt=1, created_at=created_at)
+            await store.put(held, hold=Hold("me", 200.0))
+            await store.release(id, 1)
+        await store.put(job("d", created_at=90.0))
+        first = await store.claim("you", 104.0, LEASE, 2, foreground=True)
+        assert [one.id for one in first] == ["a", "b"]
+        assert await store.cancel("ada", "c")
+        assert await store.delete("ada", "c")
+        assert await store.claim("you", 104.0, LEASE, 2, foreground=True) == []
+
+    async def test_a_record_that_is_there_is_not_held_again(self, store: Store) -> None:
+        await store.put(job())
+        again = job(status="in_progress", attempt=1)
+        assert await store.put(again, hold=Hold("me", 200.0)) == "resp_a"
+        assert await store.get("ada", "resp_a") == job()
+        assert await claimed(store) == [("resp_a", 1)]
+
     # Webhooks.
 
     async def test_deliveries_are_due_the_longest_due_first(self, store: Store) -> None:
@@ -423,6 +475,22 @@ class StoreContract:
         await store.retry("c", 150.0)
         await store.delete("ada", "resp_a")
         assert len(await store.deliveries(150.0, 10)) == 2
+
+    # Nodes.
+
+    async def test_a_node_that_beats_is_alive_until_it_leaves(self, store: Store) -> None:
+        assert await store.beat(b"state", 60.0) == {store.node: b"state"}
+        assert await store.beat(b"other", 60.0) == {store.node: b"other"}
+        assert await store.beat(b"", 0.0) == {}
+
+    async def test_a_node_does_not_hear_itself(self, store: Store) -> None:
+        heard: list[tuple[str, str]] = []
+        store.hear(lambda kind, body: heard.append((kind, body)))
+        store.tell("word", "body")
+        await store.put(job())
+        await store.cancel("ada", "resp_a")
+        await asyncio.sleep(0)
+        assert heard == []
 
     # How it fares.
 

@@ -16,6 +16,7 @@ from hub.errors import HubError
 from hub.store.base import (
     Delivery,
     Fenced,
+    Hold,
     Idempotency,
     IdempotencyConflict,
     Lease,
@@ -75,6 +76,7 @@ class StoreMachine(RuleBasedStateMachine):
         begun=st.booleans(),
         key=st.none() | st.tuples(st.sampled_from("xy"), st.sampled_from([b"1", b"2"])),
         again=st.booleans(),
+        held=st.none() | LEASES,
     )
     def put(
         self,
@@ -87,23 +89,27 @@ class StoreMachine(RuleBasedStateMachine):
         begun: bool,
         key: tuple[str, bytes] | None,
         again: bool,
+        held: float | None,
     ) -> None:
+        runs = held is not None and not ended
         self.made += not (again and self.made)
         record = Record(
             id=self.id(-1),
             tenant=tenant,
-            status="completed" if ended else "queued",
+            status="completed" if ended else "in_progress" if runs else "queued",
             background=background,
             created_at=self.now - age,
             expires_at=self.now + life,
             request=request,
             result=b"{}" if ended else None,
+            attempt=int(runs),
         )
+        hold = Hold("me", self.now + held) if held is not None and runs else None
         segment = Segment(0, 1, b"01") if begun else None
         used = Idempotency(*key, self.now + life) if key else None
         self.call(
-            self.store.put(record, segment=segment, idempotency=used),
-            self.model.put(record, segment, used),
+            self.store.put(record, segment=segment, idempotency=used, hold=hold),
+            self.model.put(record, segment, used, hold),
         )
 
     @rule(tenant=TENANTS, key=st.sampled_from("xy"), digest=st.sampled_from([b"1", b"2"]))
@@ -145,11 +151,11 @@ class StoreMachine(RuleBasedStateMachine):
         id = self.id(number)
         self.call(self.store.read(id, after), self.model.read(id, after))
 
-    @rule(lease=LEASES, limit=st.integers(0, 3))
-    def claim(self, lease: float, limit: int) -> None:
+    @rule(lease=LEASES, limit=st.integers(0, 3), foreground=st.booleans())
+    def claim(self, lease: float, limit: int, foreground: bool) -> None:
         self.call(
-            self.store.claim("me", self.now, lease, limit),
-            self.model.claim(self.now, lease, limit),
+            self.store.claim("me", self.now, lease, limit, foreground=foreground),
+            self.model.claim(self.now, lease, limit, foreground),
         )
 
     @rule(which=st.lists(st.tuples(NUMBERS, ATTEMPTS), max_size=4), lease=LEASES)

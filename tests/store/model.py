@@ -11,6 +11,7 @@ from hub.errors import HubError
 from hub.store.base import (
     Delivery,
     Fenced,
+    Hold,
     Idempotency,
     IdempotencyConflict,
     Lease,
@@ -31,7 +32,8 @@ class Kept:
 
     @property
     def live(self) -> bool:
-        return self.record.background and self.record.result is None
+        job = self.record.background or self.record.attempt > 0
+        return job and self.record.result is None
 
     @property
     def size(self) -> int:
@@ -72,12 +74,17 @@ class Model:
         return None
 
     def put(
-        self, record: Record, segment: Segment | None, idempotency: Idempotency | None
+        self,
+        record: Record,
+        segment: Segment | None,
+        idempotency: Idempotency | None,
+        hold: Hold | None,
     ) -> str | Refusal:
         if idempotency and (used := self.repeated(record.tenant, idempotency)):
             return used
         if not self.find(record.id):
-            self.kept.append(Kept(record, [segment] if segment else []))
+            until = hold.until if hold else None
+            self.kept.append(Kept(record, [segment] if segment else [], until))
             if idempotency:
                 self.keys.append((record.tenant, idempotency, record.id))
         return record.id
@@ -117,8 +124,9 @@ class Model:
         kept = self.find(id)
         return [segment for segment in kept.log if segment.last > after] if kept else []
 
-    def claim(self, now: float, lease: float, limit: int) -> list[Record]:
-        free = [one for one in self.kept if one.live and (one.until is None or one.until <= now)]
+    def claim(self, now: float, lease: float, limit: int, foreground: bool) -> list[Record]:
+        jobs = [one for one in self.kept if one.live and one.record.background is not foreground]
+        free = [one for one in jobs if one.until is None or one.until <= now]
         free.sort(key=lambda kept: kept.record.created_at)
         for kept in free[:limit]:
             attempt = kept.record.attempt + 1
