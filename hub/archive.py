@@ -75,13 +75,20 @@ class Archive:
             self._keys[live.tenant, live.key] = (idempotency.digest, live)
 
     def ended(self, live: Live) -> None:
-        """It has ended: remember it, if it may be asked for again."""
-        self._live.pop(live.id, None)
+        """It has ended: remember it, if it may be asked for again. What was forgotten before is
+        not: another node may go on with it."""
+        if self._live.get(live.id) is live:
+            self._let_go(live)
+            if live.recorder.request.store:
+                self._remember(live)
+
+    def _let_go(self, live: Live) -> None:
+        del self._live[live.id]
         if live.key is not None:
             del self._keys[live.tenant, live.key]
             live.key = None
-        if not live.recorder.request.store or live.id in self._ended:
-            return
+
+    def _remember(self, live: Live) -> None:
         size = live.weigh()
         self._ended[live.id] = live, size
         self._ended_bytes += size
@@ -96,7 +103,8 @@ class Archive:
 
     def forget(self, id: str) -> None:
         """Hold it no more."""
-        self._live.pop(id, None)
+        if id in self._live:
+            self._let_go(self._live[id])
         self._drop(id)
 
     def _drop(self, id: str) -> None:
@@ -135,6 +143,13 @@ class Archive:
             raise not_found(id)
         return await self.load(record)
 
+    async def glance(self, id: str, record: Record | None) -> Live:
+        """The response of a record, to be looked at once: where nodes share the store, it is not
+        held for that. Raises ``HubError`` ``response_not_found``."""
+        if record is None:
+            raise not_found(id)
+        return await (self.revived(record) if self._store.shared else self.load(record))
+
     async def record(self, id: str, tenant: str) -> Record | None:
         """What the store has of that id. What cannot be one of hub's ids does not reach it."""
         return await self._store.get(tenant, id) if _ID.fullmatch(id) else None
@@ -172,7 +187,7 @@ class Archive:
                 return live
             live = await self.revived(record)
             if live.recorder.ended:
-                self.ended(live)
+                self._remember(live)
             else:
                 self.add(live)
                 self._on_loaded(live)

@@ -279,9 +279,12 @@ async def answer_all(chat: Chat, read: Read) -> None:
 @click.command()
 @click.option(
     "--url",
-    default="ws://127.0.0.1:8765/v1/responses",
+    "urls",
+    multiple=True,
+    default=("ws://127.0.0.1:8765/v1/responses",),
     show_default=True,
-    help="Where hub is: ws://… or http://….",
+    metavar="URL",
+    help="Where hub is: ws://… or http://…. Repeatable, for nodes that share a store.",
 )
 @click.option("--model", help="Which model to ask; by default the server's own choice.")
 @click.option(
@@ -293,7 +296,7 @@ async def answer_all(chat: Chat, read: Read) -> None:
     metavar="NAME",
     help="A conversation to begin with; repeatable.",
 )
-def chat(url: str, model: str | None, names: tuple[str, ...]) -> None:
+def chat(urls: tuple[str, ...], model: str | None, names: tuple[str, ...]) -> None:
     """Chat in the terminal, in several conversations at a time.
 
     Type a message and the answer streams; Ctrl-C stops it. /new NAME opens another conversation
@@ -308,7 +311,8 @@ def chat(url: str, model: str | None, names: tuple[str, ...]) -> None:
                 param_hint="'--lane'",
             )
     try:
-        websocket_url(url)
+        for url in urls:
+            websocket_url(url)
     except ValueError as error:
         raise click.BadParameter(str(error), param_hint="'--url'") from None
     for stream in (sys.stdin, sys.stdout):
@@ -316,12 +320,12 @@ def chat(url: str, model: str | None, names: tuple[str, ...]) -> None:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")
     try:
-        asyncio.run(_chat(url, model, names))
+        asyncio.run(_chat(urls, model, names))
     except (HubError, ClientError) as error:
         raise click.ClickException(error.message) from None
 
 
-async def _chat(url: str, model: str | None, names: tuple[str, ...]) -> None:
+async def _chat(urls: tuple[str, ...], model: str | None, names: tuple[str, ...]) -> None:
     terminal = sys.stdin.isatty() and sys.stdout.isatty()
     coloured = terminal and "NO_COLOR" not in os.environ
 
@@ -335,7 +339,7 @@ async def _chat(url: str, model: str | None, names: tuple[str, ...]) -> None:
         # Without ``readline``, which would not know of what is written while it edits.
         return asyncio.to_thread(sys.stdin.readline)
 
-    async with Client(url) as client:
+    async with Client(urls) as client:
         chat = Chat(client, write, names=names, model=model, dim=dim)
 
         def interrupted() -> None:

@@ -1,12 +1,12 @@
 """The command line. The only place that sees every part."""
 
 import asyncio
-import gc
 import logging
 import signal
 import sys
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import click
@@ -17,6 +17,7 @@ from hub.bench.commands import bench
 from hub.chat import chat
 from hub.config import Settings
 from hub.dispatch.dispatcher import Dispatcher
+from hub.dispatch.shares import Shares
 from hub.engines import sim_server
 from hub.engines.base import Engine
 from hub.engines.sim import SimEngine
@@ -24,10 +25,13 @@ from hub.engines.sim_model import DEFAULT_PROFILE, PROFILES
 from hub.errors import HubError
 from hub.hub import Hub
 from hub.key_commands import keys
-from hub.key_file import KeyFileError, Watched
+from hub.key_place import named, place_of, watch
+from hub.keys import KeysError, WatchedKeys
 from hub.lsp.command import lsp
+from hub.nodes import Nodes
 from hub.options import from_options, options
 from hub.policy import Policy
+from hub.process import listen, run, signals, spare_the_collector
 from hub.server.app import Server
 from hub.server.courier import Courier
 from hub.server.door import Door
@@ -36,6 +40,7 @@ from hub.store.base import Store
 from hub.store.memory import MemoryStore
 from hub.store.sqlite import SqliteStore
 from hub.upstreams import Upstreams, not_reloaded
+from hub.workers import Place, Port, Workers
 
 logger = logging.getLogger("hub")
 
@@ -72,7 +77,7 @@ def serve(**values: Any) -> None:
     (port = 8765); a flag wins over the environment, the environment over the file.
 
     On SIGHUP the file is read again: upstreams are added and drained, and the rules of the queue
-    changed, without losing a request.
+    changed, without losing a request. With --workers SIGUSR2 replaces the processes one by one.
     """
     settings = from_options(values)
     logs.start(settings.log_level, settings.log_format)
@@ -84,7 +89,10 @@ def serve(**values: Any) -> None:
         with context.command.make_context("serve", [*context.meta["hub.args"]]) as fresh:
             return from_options(fresh.params)
 
-    _run(_serve(settings, again))
+    place = Place.inherited()
+    if settings.workers > 1 and place is None:
+        sys.exit(run(_supervise(settings)))
+    run(_serve(settings, again, place))
 
 
 @main.command()
@@ -114,7 +122,7 @@ def sim(host: str, port: int, profile: str, speed: float, seed: int, faults: boo
     """Serve the simulated engine as a model server of its own (Chat Completions over HTTP)."""
     logs.start("info", "text")
     engine = SimEngine(PROFILES[profile], speed=speed, seed=seed, faults=faults)
-    _run(_simulate(engine, host, port))
+    run(_simulate(engine, host, port))
 
 
 main.add_command(bench)
@@ -123,22 +131,50 @@ main.add_command(keys)
 main.add_command(lsp)
 
 
-async def _serve(settings: Settings, again: Callable[[], Settings]) -> None:
+async def _supervise(settings: Settings) -> int:
+    arrived = signals(replace=True)
+    port = await listen(
+        lambda: Port.open(settings.host, settings.port), settings.host, settings.port
+    )
+    # As this process was called, whatever by.
+    command = (sys.executable, *sys.orig_argv[1:])
+    workers = Workers(command, port, settings.workers, drain=settings.drain)
+    return await workers.run(
+        arrived,
+        on_serving=lambda: _say_serving(settings, port.number),
+        on_stopping=lambda: _say_stopping(settings),
+    )
+
+
+def _say_serving(settings: Settings, port: int) -> None:
+    url = f"{'http' if settings.tls_cert is None else 'https'}://{settings.host}:{port}"
+    many = f" with {settings.workers} processes" if settings.workers > 1 else ""
+    click.echo(f"hub {__version__} serves {url} (page), {url}/v1 (API){many}. Ctrl-C stops it.")
+
+
+def _say_stopping(settings: Settings) -> None:
+    click.echo(f"Stopping: what runs has {settings.drain:g} s to end. Ctrl-C again to stop now.")
+
+
+async def _serve(settings: Settings, again: Callable[[], Settings], place: Place | None) -> None:
+    # First, since it says what is wrong with its URL, which may be that of the keys, too.
+    store = _store(settings)
     watched = _keys(settings)
     local, keyed = await exposure.is_loopback(settings.host), not watched.keyring.empty
     exposure.check(settings, local=local, keyed=keyed)
     exposure.more_files()
     sites = exposure.sites(settings, local=local, keyed=keyed)
-    door = exposure.door(settings, local=local)
+    listeners = () if place is None else place.listeners
+    door = exposure.door(settings, local=local, listeners=listeners)
     upstreams = Upstreams(settings, click.echo)
     dispatcher = Dispatcher(await upstreams.open(), settings.rules)
     endpoints = _endpoints(settings)
-    store = _store(settings)
     try:
         await store.start(time.time())
     except HubError as error:
         raise click.ClickException(error.message) from None
     click.echo(f"Store: {store.place}.")
+    nodes = Nodes(store, Shares(dispatcher))
     courier = Courier(store, endpoints, allow_private=settings.webhook_private)
     hub = Hub(
         dispatcher,
@@ -148,6 +184,7 @@ async def _serve(settings: Settings, again: Callable[[], Settings]) -> None:
             endpoints, live.id, live.recorder.status, time.time()
         ),
         on_kept=courier.wake,
+        others=lambda: nodes.count > 1,
     )
     hub.on_ended.append(logs.ended)
     if settings.log_prompts:
@@ -163,29 +200,36 @@ async def _serve(settings: Settings, again: Callable[[], Settings]) -> None:
         keys=watched,
         door=door,
         sites=sites,
+        nodes=nodes,
     )
-    _spare_the_collector()
+    await nodes.start()
+    spare_the_collector()
     try:
-        port = await _listen(server.start, settings.host, settings.port)
+        port = await listen(server.start, settings.host, settings.port)
     except click.ClickException:
+        await nodes.close()
         await store.close()
         raise
     hub.start()
     courier.start()
-    url = f"{'http' if door.tls is None else 'https'}://{settings.host}:{port}"
-    click.echo(f"hub {__version__} serves {url} (page), {url}/v1 (API). Ctrl-C stops it.")
-    signals = _signals()
-    while await signals.get() == signal.SIGHUP:
+    arrived = signals()
+    if place is None:
+        _say_serving(settings, port)
+    else:
+        place.serves(arrived.put_nowait)
+    while await arrived.get() == signal.SIGHUP:
         settings = await _reload(settings, again, upstreams, dispatcher, door)
-    signals = _signals(reload=False)
-    click.echo(f"Stopping: what runs has {settings.drain:g} s to end. Ctrl-C again to stop now.")
+    hurried = signals(reload=False).get() if place is None else place.hurried.wait()
+    if place is None:
+        _say_stopping(settings)
     stopping = asyncio.ensure_future(server.stop(settings.drain))
-    impatient = asyncio.ensure_future(signals.get())
+    impatient = asyncio.ensure_future(hurried)
     await asyncio.wait((stopping, impatient), return_when=asyncio.FIRST_COMPLETED)
     if impatient.done():
         await dispatcher.close()
     impatient.cancel()
     await stopping
+    await nodes.close()
     await courier.stop()
     await store.close()
     for upstream in dispatcher.upstreams:
@@ -230,27 +274,54 @@ def _policy(settings: Settings, default_model: str) -> Policy:
         waiting=settings.waiting,
         reader_patience=settings.reader_patience,
         reader_lag=settings.reader_lag << 20,
+        lease=15.0 if settings.shared_store is None else settings.lease,
+        on_store_loss=settings.on_store_loss,
     )
 
 
-def _keys(settings: Settings) -> Watched:
+def _keys(settings: Settings) -> WatchedKeys:
     """Who may use hub."""
-    path = settings.keys_file
-    if settings.keys and not path.exists():
-        raise click.ClickException(f"There are no keys in {path} (--keys): hub keys create.")
     try:
-        watched = Watched(path)
-    except KeyFileError as error:
+        place = place_of(settings)
+        watched = watch(place)
+    except ValueError as error:
+        raise click.BadParameter(str(error), param_hint="'--keys'") from None
+    except KeysError as error:
         raise click.ClickException(str(error)) from None
     count = len(watched.keyring.keys)
-    words = f"{count} in {path}" if count else "none, so whoever reaches hub may use it"
+    if settings.keys and not (count or Path(place).exists()):
+        raise click.ClickException(
+            f"There are no keys in {named(place)} (--keys): hub keys create."
+        )
+    words = f"{count} in {named(place)}" if count else "none, so whoever reaches hub may use it"
     click.echo(f"Keys: {words}.")
     return watched
 
 
 def _store(settings: Settings) -> Store:
+    if (url := settings.shared_store) is not None:
+        return _shared_store(url)
     directory = settings.store_directory
     return MemoryStore() if directory is None else SqliteStore(directory)
+
+
+def _shared_store(url: str) -> Store:
+    try:
+        from hub.store.redis import RedisStore
+    except ModuleNotFoundError as missing:
+        if (missing.name or "").split(".")[0] not in ("redis", "hiredis"):
+            raise
+        raise click.ClickException(
+            "A store in Redis needs its client: pip install 'hub-stream[redis]'"
+        ) from None
+    try:
+        return RedisStore(url)
+    except HubError:
+        # What it says may quote the URL, which may hold a password.
+        raise click.BadParameter(
+            "this is no URL of Redis, or has an option that its client does not know",
+            param_hint="'--store'",
+        ) from None
 
 
 def _endpoints(settings: Settings) -> list[Endpoint]:
@@ -281,58 +352,8 @@ async def _simulate(engine: SimEngine, host: str, port: int) -> None:
         chosen: int = runner.addresses[0][1]
         return chosen
 
-    port = await _listen(start, host, port)
+    port = await listen(start, host, port)
     click.echo(f"A simulated model server ({engine.profile.name}) serves http://{host}:{port}/v1.")
-    await _signals(reload=False).get()
+    await signals(reload=False).get()
     await runner.cleanup()
     await engine.close()
-
-
-async def _listen(start: Callable[[], Coroutine[Any, Any, int]], host: str, port: int) -> int:
-    try:
-        return await start()
-    except OSError as error:
-        raise click.ClickException(
-            f"Cannot listen on {host}:{port} (--host, --port): {error.strerror}."
-        ) from None
-
-
-def _signals(*, reload: bool = True) -> asyncio.Queue[int]:
-    """A queue of the signals to stop, or to ``reload``, that arrive from now on.
-
-    In a terminal SIGHUP means that it was closed, and stops.
-    """
-    loop = asyncio.get_running_loop()
-    # Unbounded: it is filled by whoever may kill the process anyway.
-    signals: asyncio.Queue[int] = asyncio.Queue()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, signals.put_nowait, number)
-    hangup = signal.SIGHUP if reload and not sys.stdin.isatty() else signal.SIGTERM
-    loop.add_signal_handler(signal.SIGHUP, signals.put_nowait, hangup)
-    return signals
-
-
-def _spare_the_collector() -> None:
-    """Make the garbage collector's pauses short: what was loaded so far is looked at no more, and
-    all that lives is looked at rarely.
-
-    By default one request of 20,000 items caused a full collection or more, of 60 ms each. Nothing
-    waits for the collector: an ended response is no circle.
-    """
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(5_000, 5, 100)
-
-
-def _run(main: Coroutine[Any, Any, None]) -> None:
-    """Run on uvloop where it is installed, on asyncio's own loop otherwise."""
-    factory: Callable[[], asyncio.AbstractEventLoop] | None = None
-    if sys.platform != "win32":
-        try:
-            import uvloop
-        except ImportError:
-            logging.getLogger("hub").info("uvloop is not installed: running on asyncio's loop")
-        else:
-            factory = uvloop.new_event_loop
-    with asyncio.Runner(loop_factory=factory) as runner:
-        runner.run(main)

@@ -15,8 +15,11 @@ The rules of its world, which are those of the page's ``hub.js``:
   last event that it had: no text is lost and none comes twice. Two kinds of runs end instead, since
   nothing is sent twice that may have run: one whose request was not acknowledged
   (``outcome_unknown``), and one with ``store=False``, which the server stops (``connection_lost``).
-- The close code says whether to come back. The 60 minutes of a connection end with an error; what
-  that error refuses has not run, and is sent on the next connection.
+- The close code says whether to come back, and its reason may say when. The 60 minutes of a
+  connection end with an error, and so does the life of a server; what that error refuses has not
+  run, and is sent on the next connection.
+- hub may be many nodes, behind one address or several: any of them has every response. One that
+  cannot say now, or does not know yet, what the run has read is asked again, within bounds.
 
 Plain calls decide (``_next``, ``_receive``, ``_sort``); the tasks only wait, read and write.
 """
@@ -24,14 +27,25 @@ Plain calls decide (``_next``, ``_receive``, ``_sort``); the tasks only wait, re
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Self
 
 import orjson
 from websockets.asyncio.client import ClientConnection
 from websockets.exceptions import ConnectionClosed
 
-from hub.dial import COME_BACK, RETIRED, STABLE, delay, dial, websocket_url, why, write
+from hub.dial import (
+    COME_BACK,
+    DRAINING,
+    RETIRED,
+    STABLE,
+    delay,
+    dial,
+    retryable,
+    websocket_url,
+    why,
+    write,
+)
 from hub.errors import CloseCode, HubError
 from hub.run import TERMINAL, ClientError, Error, Json, Run, Timings, typed
 
@@ -42,6 +56,8 @@ logger = logging.getLogger("hub.client")
 LANES = tuple(f"lane-{number}" for number in range(1, 17))
 MAX_WAITING = 256
 """Runs that wait for a lane or for the connection; further ones end with ``too_many_waiting``."""
+BEHIND = 2.0
+"""Seconds for which a response that the run has read from may be unknown to another node."""
 
 
 class Client:
@@ -49,7 +65,7 @@ class Client:
 
     def __init__(
         self,
-        url: str,
+        url: str | Sequence[str],
         *,
         headers: Mapping[str, str] | None = None,
         max_message: int = 1 << 20,
@@ -58,13 +74,16 @@ class Client:
         patience: float = 60.0,
     ) -> None:
         """``url`` may be ``ws(s)`` or ``http(s)``; without a path it is hub's. Raises
-        ``ValueError`` if it is neither.
+        ``ValueError`` if it is neither. If there are several, those of nodes that share a store,
+        the first that answers is used, until the connection is lost: then the next one is.
 
         ``max_message`` is the server's bound, in bytes. A lost connection is tried again after a
         random part of ``first_delay`` (seconds), of twice as much, … up to ``max_delay``. When
         that has failed for ``patience``, every run ends, and the next ``create`` tries again.
         """
-        self.url = websocket_url(url)
+        self.urls = [websocket_url(one) for one in ([url] if isinstance(url, str) else url)]
+        if not self.urls:
+            raise ValueError("a client needs an address")
         self._headers = dict(headers or {})
         self._max_message = max_message
         self._delays = first_delay, max_delay
@@ -74,7 +93,13 @@ class Client:
         self._stops: dict[str, None] = {}
         self._todo = asyncio.Event()
         self._retiring = False
+        self._draining = False
         self._task: asyncio.Task[None] | None = None
+
+    @property
+    def url(self) -> str:
+        """The address that is used, or tried next."""
+        return self.urls[0]
 
     async def __aenter__(self) -> Self:
         """Connect. Raises ``ClientError`` or ``HubError`` if that fails."""
@@ -156,10 +181,14 @@ class Client:
                 now = self._retiring and lived
                 stop = code not in COME_BACK and not self._retiring
                 self._sort()
+                if not now or self._draining:
+                    self._turn()
                 if stop:
                     text = f"The server closed the connection ({code}): {reason or 'no reason'}."
                     await self._give_up(ClientError("connection_closed", text))
-                socket = await self._again(0.0 if now or stop else self._delay(attempt), attempt)
+                now = now and code != CloseCode.SERVICE_RESTART
+                wait = 0.0 if now or stop else delay(attempt, *self._delays, reason)
+                socket = await self._again(wait, attempt)
         except Exception:
             # The boundary of the client: its user's program goes on, and hears of it by the runs.
             logger.exception("the client failed")
@@ -167,20 +196,19 @@ class Client:
         finally:
             self._sort(error)
 
-    async def _again(self, delay: float, attempt: int) -> ClientConnection:
-        """A new connection, after ``delay``."""
+    async def _again(self, wait: float, attempt: int) -> ClientConnection:
+        """A new connection, after ``wait``."""
         since = self._clock()
         while True:
-            await asyncio.sleep(delay)
+            await asyncio.sleep(wait)
             try:
                 return await self._connect()
             except (HubError, ClientError) as error:
-                hopeless = not (error.row if isinstance(error, HubError) else error).retryable
                 attempt += 1
-                delay = self._delay(attempt)
-                if hopeless or self._clock() - since > self._patience:
+                wait = delay(attempt, *self._delays)
+                if not retryable(error) or self._clock() - since > self._patience:
                     await self._give_up(error)
-                    since, delay = self._clock(), 0.0
+                    since, wait = self._clock(), 0.0
 
     async def _give_up(self, error: Error) -> None:
         """End every run, and wait until somebody asks for another one."""
@@ -188,20 +216,30 @@ class Client:
         self._todo.clear()
         await self._todo.wait()
 
-    def _delay(self, attempt: int) -> float:
-        return delay(attempt, *self._delays)
-
     def _clock(self) -> float:
         return asyncio.get_running_loop().time()
 
     async def _connect(self) -> ClientConnection:
-        return await dial(self.url, self._headers)
+        """To the first of the addresses that answers. What will not do better elsewhere is an
+        answer, too."""
+        for left in reversed(range(len(self.urls))):
+            try:
+                return await dial(self.url, self._headers)
+            except (HubError, ClientError) as error:
+                if not left or not retryable(error):
+                    raise
+                self._turn()
+        raise AssertionError("there is an address")
+
+    def _turn(self) -> None:
+        """The next address is the one to try."""
+        self.urls.append(self.urls.pop(0))
 
     async def _serve(self, socket: ClientConnection) -> tuple[int, str]:
         """Read and write until the connection ends: why it did."""
         self._lanes = dict.fromkeys(LANES)
         self._stops.clear()
-        self._retiring = False
+        self._retiring = self._draining = False
         self._todo.set()
         try:
             async with asyncio.TaskGroup() as group:
@@ -234,7 +272,9 @@ class Client:
             return None
         taken = {run.lane for run in self._lanes.values() if run is not None}
         for run in self._waiting:
-            if run.lane is None or run.lane not in taken:
+            if run._resting:
+                taken.add(run.lane)
+            elif run.lane is None or run.lane not in taken:
                 self._waiting.remove(run)
                 self._lanes[free] = run
                 if run.cancelled:
@@ -245,6 +285,9 @@ class Client:
     def _may_move(self) -> bool:
         """Whether this connection takes nothing new, and leaving it now loses nothing."""
         busy = [run for run in self._lanes.values() if run is not None]
+        if self._draining and busy:
+            # The server ends the connection when it has handed over, or ended, what runs.
+            return False
         kept = all(run.id is not None and run._kept for run in busy)
         return self._retiring and (not busy or (kept and bool(self._waiting)))
 
@@ -269,22 +312,49 @@ class Client:
                 )
 
     def _refused(self, name: str, run: Run | None, error: Error) -> None:
-        """An error ends its request, unless it says that this connection takes no more."""
-        retired = error.code == RETIRED
-        self._retiring |= retired
+        """An error ends its request, unless it says that this connection takes no more, or what was
+        asked for may be read later."""
+        self._draining |= error.code == DRAINING
+        moves = error.code in (RETIRED, DRAINING)
+        self._retiring |= moves
         self._todo.set()
         if run is None:
-            if not retired:
+            if not moves:
                 logger.warning("the server complains: %s (%s)", error.message, error.code)
             return
         self._release(name)
         if run.cancelled and run.id is None:
             run._end(response=_never_ran())
-        elif retired and not run._heard:
+        elif not run._heard and (error.code == RETIRED or self._may_ask_again(run, error)):
             run._become("waiting" if run.id is None else "resuming")
             self._waiting.appendleft(run)
         else:
             run._end(error=error)
+
+    def _may_ask_again(self, run: Run, error: Error) -> bool:
+        """Whether this, or another, node may soon say something else; then the run has to wait."""
+        now = self._clock()
+        if not run._refusals:
+            run._refused_at = now
+        run._refusals += 1
+        if error.code == "response_not_found":
+            patience = BEHIND if run._resumed else 0.0
+        elif error.code == DRAINING or (run.id is not None and retryable(error)):
+            patience = self._patience
+        else:
+            patience = 0.0
+        again = now - run._refused_at < patience
+        if again and error.code != DRAINING:
+            first, most = self._delays
+            asked = error.retry_after if isinstance(error, HubError) else None
+            wait = delay(run._refusals, first, most) if asked is None else min(asked, most)
+            run._resting = True
+            asyncio.get_running_loop().call_later(wait, self._rested, run)
+        return again
+
+    def _rested(self, run: Run) -> None:
+        run._resting = False
+        self._todo.set()
 
     def _release(self, name: str) -> None:
         self._lanes[name] = None

@@ -32,7 +32,18 @@ from websockets.asyncio.client import ClientConnection
 from websockets.exceptions import ConnectionClosed
 
 from hub.completion import Completion, Place
-from hub.dial import COME_BACK, RETIRED, STABLE, delay, dial, websocket_url, why, write
+from hub.dial import (
+    COME_BACK,
+    DRAINING,
+    RETIRED,
+    STABLE,
+    delay,
+    dial,
+    retryable,
+    websocket_url,
+    why,
+    write,
+)
 from hub.errors import CloseCode, HubError
 from hub.run import ClientError, Error, typed
 
@@ -82,6 +93,8 @@ class CompletionClient:
         self._version = 0
         self._todo = asyncio.Event()
         self._opened = math.inf
+        self._reason = ""
+        """Why the last connection ended, as the server says."""
         self._retired = False
         self._resting = False
         self._told = False
@@ -185,11 +198,11 @@ class CompletionClient:
 
     async def _connection(self) -> Error | None:
         """A connection, from its begin to its end. ``None``: come back, it had only ended."""
-        self._retired = False
+        self._retired, self._reason = False, ""
         try:
             socket = await dial(self.url, self._headers)
             self._opened = self._clock()
-            code, reason = await self._serve(socket)
+            code, self._reason = await self._serve(socket)
         except (HubError, ClientError) as error:
             return error
         except Exception:
@@ -198,15 +211,14 @@ class CompletionClient:
             return ClientError("client_failed", "The client failed; see its log.")
         if code in COME_BACK or self._retired:
             return None
-        text = f"The server closed the connection ({code}): {reason or 'no reason'}."
+        text = f"The server closed the connection ({code}): {self._reason or 'no reason'}."
         return ClientError("connection_closed", text)
 
     async def _rest(self, error: Error | None, attempt: int) -> None:
         """Leave the server alone for a while, and then until somebody asks."""
         self._lose(pending=True)
         self._tell(error or ClientError("connection_lost", "The connection does not last."))
-        row = error.row if isinstance(error, HubError) else error
-        hopeless = row is not None and not row.retryable
+        hopeless = error is not None and not retryable(error)
         self._todo.clear()
         self._resting = True
         await asyncio.sleep(self._delays[1] if hopeless else self._delay(attempt))
@@ -233,7 +245,7 @@ class CompletionClient:
             place.base, place.stop = None, False
 
     def _delay(self, attempt: int) -> float:
-        return delay(attempt, *self._delays)
+        return delay(attempt, *self._delays, self._reason)
 
     def _clock(self) -> float:
         return asyncio.get_running_loop().time()
@@ -306,7 +318,7 @@ class CompletionClient:
     def _refused(self, place: Place | None, running: Completion | None, error: Error) -> None:
         """An error ends its completion, unless another try may help."""
         self._todo.set()
-        retired = error.code == RETIRED
+        retired = error.code in (RETIRED, DRAINING)
         self._retired |= retired
         if place is None or running is None:
             if not retired and place is None:

@@ -11,7 +11,7 @@ import click
 from hub.api.fim import FAMILIES, Way
 from hub.dispatch.terms import RULES, Class, Rules
 from hub.engines.sim_model import PROFILES
-from hub.specs import UpstreamSpec, parse_fim, parse_rule, parse_upstream
+from hub.specs import UpstreamSpec, parse_fim, parse_rule, parse_shared_store, parse_upstream
 
 DEFAULT_PROFILE = "h100-8b"
 
@@ -183,10 +183,31 @@ class Settings:
         is_flag=True,
     )
     store: str = _option(
-        "Where responses are kept: a directory, or 'memory'. Default: $XDG_DATA_HOME/hub, else "
-        "~/.local/share/hub.",
+        "Where responses are kept: a directory, 'memory', or redis://HOST:PORT/0 for several "
+        "processes (also rediss://, unix://, valkey://). With a password better set in the "
+        "environment. Default: $XDG_DATA_HOME/hub, else ~/.local/share/hub.",
+        secret=True,
         default="",
         metavar="PLACE",
+    )
+    on_store_loss: str = _option(
+        "What running streams do while a shared store is out of reach for longer than 2 s: wait, "
+        "or go on from memory (and may not be resumable until it is back).",
+        default="pause",
+        type=click.Choice(["pause", "memory"]),
+    )
+    lease: float = _option(
+        "How long (s) a node that is not heard of keeps its responses before another goes on with "
+        "them (shared store).",
+        default=5.0,
+        type=click.FloatRange(min=1),
+        metavar="S",
+    )
+    workers: int = _option(
+        "Processes that serve the port together, each on a core of its own; they need a shared "
+        "store. SIGUSR2 replaces them one by one.",
+        default=1,
+        type=_POSITIVE,
     )
     retention: float = _option(
         "How long (days) stored responses are kept.",
@@ -229,10 +250,12 @@ class Settings:
         "Let webhooks go to private addresses, and over http.", default=False, is_flag=True
     )
     keys: str | None = _option(
-        "Who may use hub: the file that 'hub keys' writes. Default: keys.json in the directory "
-        "that the store has by default; without any keys everybody may.",
+        "Who may use hub: the file that 'hub keys' writes, or redis://HOST:PORT/0. Default: in the "
+        "store, if that is in Redis; else keys.json in the directory that the store has by "
+        "default. Without any keys everybody may.",
+        secret=True,
         default=None,
-        metavar="FILE",
+        metavar="PLACE",
     )
     lanes: int = _option("Lane names of one WebSocket over its life.", default=32, type=_POSITIVE)
     active_lanes: int = _option(
@@ -339,10 +362,16 @@ class Settings:
 
     @property
     def store_directory(self) -> Path | None:
-        """Where the store's files are; ``None`` to keep everything in memory."""
-        if self.store == "memory":
+        """Where the store's files are; ``None`` if it has none."""
+        if self.store == "memory" or self.shared_store is not None:
             return None
         return Path(self.store).expanduser() if self.store else _data_directory()
+
+    @property
+    def shared_store(self) -> str | None:
+        """The URL of a store that several processes can use; ``None`` if it is this one's only.
+        Raises ``ValueError`` if it is another URL."""
+        return parse_shared_store(self.store)
 
     @property
     def keys_file(self) -> Path:

@@ -2,6 +2,7 @@
 
 import asyncio
 import random
+import re
 from collections.abc import Callable, Mapping
 from urllib.parse import urlsplit
 
@@ -10,6 +11,7 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus, InvalidURI, WebSocketException
 from websockets.protocol import OPEN
 
+from hub.errors import HubError
 from hub.run import ClientError, Error, typed
 
 MAX_EVENT = 64 << 20
@@ -22,6 +24,11 @@ COME_BACK = {1001, 1005, 1006, 1011, 1012, 1013}
 """Close codes after which to connect again; 1005 and 1006 stand for none."""
 RETIRED = "websocket_connection_limit_reached"
 """The code of the error that ends a connection which is too old: what it refuses has not run."""
+DRAINING = "shutting_down"
+"""The same of a server that is about to stop: others may serve at the same address."""
+
+_HINT = re.compile(r"retry in (\d{1,9}) ms")
+"""When a server that closes a connection wants its client back, in the reason that it gives."""
 
 
 def websocket_url(url: str) -> str:
@@ -77,10 +84,23 @@ async def write(
         return
 
 
-def delay(attempt: int, first: float, most: float) -> float:
-    """Seconds until the next attempt, by chance, so that many clients do not come at once."""
+def delay(attempt: int, first: float, most: float, reason: str = "") -> float:
+    """Seconds until the next attempt, by chance, so that many clients do not come at once.
+
+    If a connection did not just fail again, the ``reason`` for which it was closed may say when to
+    come back: that is kept to, up to ``most``.
+    """
     # The exponent is bounded, too: a float overflows at 1024.
-    return random.uniform(0, min(most, first * 2 ** min(attempt, 30)))
+    wait = random.uniform(0, min(most, first * 2 ** min(attempt, 30)))
+    if (hint := _HINT.search(reason)) is None:
+        return wait
+    asked = min(most, int(hint[1]) / 1000) * random.uniform(1, 1.5)
+    return asked if attempt <= 1 else max(asked, wait)
+
+
+def retryable(error: Error) -> bool:
+    """Whether the same may succeed later."""
+    return (error.row if isinstance(error, HubError) else error).retryable
 
 
 def why(closed: ConnectionClosed) -> tuple[int, str]:

@@ -10,7 +10,7 @@ import logging
 import socket
 import ssl
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from ipaddress import ip_address
 from pathlib import Path
 from typing import TypeVar
@@ -78,8 +78,8 @@ def sites(settings: Settings, *, local: bool, keyed: bool) -> Sites:
     return Sites(origins, (*LOOPBACK_NAMES, *own, *names), any_ip=not local)
 
 
-def door(settings: Settings, *, local: bool) -> Door:
-    """The door. Raises ``click.BadParameter``.
+def door(settings: Settings, *, local: bool, listeners: Sequence[socket.socket] = ()) -> Door:
+    """The door, where there are ``listeners`` before them. Raises ``click.BadParameter``.
 
     What listens on this machine only has everybody at the same address: no limit for one then.
     """
@@ -95,6 +95,7 @@ def door(settings: Settings, *, local: bool) -> Door:
         ),
         proxies=Proxies(_read("--trusted-proxy", parse_proxy, settings.trusted_proxy)),
         tls=_tls(settings),
+        listeners=listeners,
     )
 
 

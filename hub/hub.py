@@ -263,10 +263,10 @@ class Hub:
             record = await self._archive.record(id, tenant)
             if record is not None and record.result is not None:
                 return record.result
-            live = await self._archive.open(id, tenant)
+            live = await self._archive.glance(id, record)
         result = orjson.dumps(live.recorder.snapshot())
-        await live.until_kept()
-        return result
+        kept = await live.until_kept() or self._archive.find(id, tenant) is live
+        return result if kept else await self.result(id, tenant=tenant)
 
     async def repeated(self, idempotency: Idempotency, *, tenant: str = "") -> Live | None:
         """The response that an earlier request with this key made, if there was one.
@@ -325,7 +325,9 @@ class Hub:
                 self.leave(live)
             if live.log.sealed:
                 return live
-            live = await self.open(live.id, tenant=live.tenant)
+            if self._owned.over:
+                raise HubError("shutting_down", "hub is shutting down.", retry_after=1.0)
+            live = await self.open(live.kept_as, tenant=live.tenant)
 
     def join(self, live: Live) -> None:
         """A reader begins to read."""

@@ -149,7 +149,11 @@ class Jobs:
             records = await self._store.claim(
                 self._owner, self._now(), self._lease, limit, foreground=foreground
             )
-            kept = [await self._start(record) for record in records]
+            if foreground:
+                # Somebody waits for each of them.
+                kept = await asyncio.gather(*map(self._start, records))
+            else:
+                kept = [await self._start(record) for record in records]
             if len(records) < limit or not all(kept):
                 return
 

@@ -24,7 +24,16 @@ import orjson
 
 from hub.api.transcript import Transcript
 from hub.errors import HubError
-from hub.store.base import Behind, Delivery, Fenced, Idempotency, Record, Segment, Store
+from hub.store.base import (
+    Behind,
+    Delivery,
+    Fenced,
+    Idempotency,
+    IdempotencyConflict,
+    Record,
+    Segment,
+    Store,
+)
 
 logger = logging.getLogger("hub.journal")
 
@@ -124,8 +133,17 @@ class JobJournal:
         """Another owns it, or it was deleted: nothing more is written."""
         self.adrift = False
         """Its readers have seen what the store does not have."""
+        self.kept_as = transcript.recorder.id
+        """The id that the store has it by: another one, if its key had been used elsewhere."""
+        self.conflicts = False
+        """Its key had been used for another request."""
         self._may_be_kept = False
         """Its end was written, and the store said that this failed."""
+
+    @property
+    def shared(self) -> bool:
+        """Whether other nodes may write this log, too."""
+        return self._store.shared
 
     def open(self, attempt: int) -> None:
         """Begin to write, as the owner that ``attempt`` stands for."""
@@ -211,6 +229,9 @@ class JobJournal:
                 record.add_done_callback(lambda done: self._asked(done, attempt))
             else:
                 self._fence()
+        elif isinstance(error, IdempotencyConflict):
+            self.conflicts = True
+            self._fence()
         elif isinstance(error, Behind):
             lost = [one for one in self._written_so_far if one.last > error.last]
             logger.warning(
@@ -229,6 +250,8 @@ class JobJournal:
         first, self._put = self._put, None
         if first is not None and id != self._transcript.recorder.id:
             # The same request has come to two nodes at once, and the other one was faster.
+            assert id is not None, "a put gives an id"
+            self.kept_as = id
             self._fence()
             return
         self.adrift = False

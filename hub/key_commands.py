@@ -5,8 +5,8 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import fields
 from datetime import UTC, datetime
+from functools import wraps
 from math import isnan
-from pathlib import Path
 from typing import Any
 
 import click
@@ -14,9 +14,9 @@ import orjson
 
 from hub.config import Settings
 from hub.dispatch.terms import Class
-from hub.key_file import KeyFileError, load, update
 from hub.key_json import form_of
-from hub.keys import RANDOM_BYTES, Key, Limits, new_key, parse
+from hub.key_place import load, named, place_of, update
+from hub.keys import RANDOM_BYTES, Key, KeysError, Limits, new_key, parse
 
 _CLASSES = {rank.label: rank for rank in Class}
 _LIMIT = click.IntRange(min=1)
@@ -30,29 +30,40 @@ _WORDS = {
 """Limit -> what a list calls it."""
 
 
-def default_path() -> Path:
-    """Where the keys are if nobody says otherwise."""
-    return Settings().keys_file
+def _placed(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Decorate a command with the options that say where the keys are; it is told the ``place``."""
 
+    @click.option(
+        "--keys",
+        envvar="HUB_KEYS",
+        metavar="PLACE",
+        help="Where the keys are: a file, or redis://HOST:PORT/0. Default: in the store, if that "
+        "is in Redis; else $XDG_DATA_HOME/hub/keys.json or ~/.local/share/hub/keys.json.",
+    )
+    @click.option(
+        "--store",
+        envvar="HUB_STORE",
+        metavar="PLACE",
+        help="The store, as hub serve was told it.",
+    )
+    @wraps(command)
+    def run(*, keys: str | None, store: str | None, **values: Any) -> None:
+        try:
+            place = place_of(Settings(keys=keys or None, store=store or ""))
+        except ValueError as error:
+            hint = "'--keys'" if keys else "'--store'"
+            raise click.BadParameter(str(error), param_hint=hint) from None
+        command(place=place, **values)
 
-_file = click.option(
-    "--keys",
-    "path",
-    type=click.Path(dir_okay=False, path_type=Path),
-    envvar="HUB_KEYS",
-    default=default_path,
-    metavar="FILE",
-    help="The file of the keys. Default: $XDG_DATA_HOME/hub/keys.json, else "
-    "~/.local/share/hub/keys.json.",
-)
+    return run
 
 
 @click.group()
 def keys() -> None:
     """API keys of hub: who may use it, and how much.
 
-    A running hub goes by a change within a second or two. Each option --keys can also be set as
-    HUB_KEYS.
+    A running hub goes by a change within a second or two; of several that share a store in Redis,
+    all do. The options --keys and --store can also be set as HUB_KEYS and HUB_STORE.
     """
 
 
@@ -72,7 +83,7 @@ def _limits(command: Callable[..., Any]) -> Callable[..., Any]:
 
 
 @keys.command()
-@_file
+@_placed
 @click.option("--tenant", required=True, help="To whom it belongs, and whose responses it sees.")
 @click.option("--name", default="", help="What it is for, for people.")
 @click.option(
@@ -95,7 +106,7 @@ def _limits(command: Callable[..., Any]) -> Callable[..., Any]:
     "--admin", is_flag=True, help="It may see what concerns others: /metrics, all of /health."
 )
 def create(
-    path: Path,
+    place: str,
     tenant: str,
     name: str,
     models: str,
@@ -123,9 +134,10 @@ def create(
         )
     except ValueError as error:
         raise click.UsageError(f"{error}.") from None
-    _trying(lambda: update(path, lambda keyring: keyring.added(key)))
+    _trying(lambda: update(place, lambda keyring: keyring.added(key)))
     click.echo(
-        f"Key {key.id} of tenant '{tenant}' is in {path}. Nobody can show it again: keep it now.\n"
+        f"Key {key.id} of tenant '{tenant}' is in {named(place)}. "
+        "Nobody can show it again: keep it now.\n"
         "Send it as the header 'Authorization: Bearer KEY', or give it to an SDK as its api_key.",
         err=True,
     )
@@ -133,12 +145,12 @@ def create(
 
 
 @keys.command("list")
-@_file
+@_placed
 @click.option("--json", "as_json", is_flag=True, help="One JSON array.")
-def list_(path: Path, as_json: bool) -> None:
+def list_(place: str, as_json: bool) -> None:
     """List all keys, also those that have expired or were revoked."""
     now = time.time()
-    found = _trying(lambda: load(path)).keys
+    found = _trying(lambda: load(place)).keys
     if as_json:
         forms = [form_of(key) | {"state": key.state(now)} for key in found]
         for form in forms:
@@ -146,7 +158,7 @@ def list_(path: Path, as_json: bool) -> None:
         click.echo(orjson.dumps(forms, option=orjson.OPT_INDENT_2))
         return
     if not found:
-        click.echo(f"There are no keys in {path}.", err=True)
+        click.echo(f"There are no keys in {named(place)}.", err=True)
         return
     rows: list[tuple[str, ...]] = [
         ("ID", "TENANT", "NAME", "CREATED", "EXPIRES", "STATE", "LIMITS")
@@ -159,17 +171,17 @@ def list_(path: Path, as_json: bool) -> None:
 
 
 @keys.command()
-@_file
+@_placed
 @click.argument("id")
-def revoke(path: Path, id: str) -> None:
+def revoke(place: str, id: str) -> None:
     """Revoke the key with this ID: it lets nobody in any more."""
     # Who has found a key somewhere has no id. It is not repeated.
     id = parsed[0] if (parsed := parse(id)) else id
     try:
-        _trying(lambda: update(path, lambda keyring: keyring.revoked(id, time.time())))
+        _trying(lambda: update(place, lambda keyring: keyring.revoked(id, time.time())))
     except KeyError:
         raise click.ClickException(
-            f"There is no such key in {path}. 'hub keys list' lists them."
+            f"There is no such key in {named(place)}. 'hub keys list' lists them."
         ) from None
     click.echo(f"Key {id} is revoked.", err=True)
 
@@ -199,7 +211,7 @@ def _end(now: float, days: float | None) -> int | None:
 def _trying(work: Callable[[], Any]) -> Any:
     try:
         return work()
-    except KeyFileError as error:
+    except KeysError as error:
         raise click.ClickException(str(error)) from None
 
 

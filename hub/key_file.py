@@ -17,7 +17,7 @@ from pathlib import Path
 
 from hub.key_json import dump
 from hub.key_json import load as parse
-from hub.keys import Keyring
+from hub.keys import Keyring, KeysError
 
 logger = logging.getLogger("hub.keys")
 
@@ -25,8 +25,8 @@ _FORBIDDEN = stat.S_IWGRP | stat.S_IRWXO
 _KEPT = stat.S_IRUSR | stat.S_IWUSR | stat.S_IRGRP
 
 
-class KeyFileError(Exception):
-    """Why keys cannot be read or written, in a sentence for whoever runs hub."""
+class KeyFileError(KeysError):
+    """What is wrong with the file."""
 
 
 def load(path: Path) -> Keyring:

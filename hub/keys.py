@@ -15,7 +15,7 @@ from dataclasses import dataclass, field, fields, replace
 from hashlib import sha256
 from hmac import compare_digest
 from re import compile
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 from hub.dispatch.terms import Class
 
@@ -29,6 +29,11 @@ MOST = 10**12
 """The largest limit."""
 LAST_TIME = 253_402_300_799
 """The end of the year 9999."""
+
+
+class KeysError(Exception):
+    """Why keys cannot be read or written, in a sentence for whoever runs hub."""
+
 
 _ID = compile(r"[0-9a-f]{16}")
 _HASH = compile(r"[0-9a-f]{64}")
@@ -235,3 +240,19 @@ class Keyring:
             return self
         revoked = replace(key, revoked_at=int(now))
         return Keyring([revoked if one is key else one for one in self.keys])
+
+
+class WatchedKeys(Protocol):
+    """A keyring that follows the place where it is kept.
+
+    Whatever happens to that, the keys of before stay, until there are others that can be read.
+    """
+
+    @property
+    def keyring(self) -> Keyring:
+        """As it was read last."""
+        ...
+
+    def changed(self) -> Keyring | None:
+        """The keyring, if it is another one since the last time. Ask once a second, in a thread."""
+        ...

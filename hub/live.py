@@ -64,6 +64,9 @@ class Live:
         """It was given up: it fails with this, whatever its engine says from now on."""
         self.handed_over = False
         """It stops here without an end: another process goes on with it."""
+        self.kept_as = recorder.id
+        """The id by which it is found when it has moved: another one's, if its idempotency key had
+        been used at another node just before."""
         self.elsewhere = False
         """Another node writes it, and its log shows what the store has of it."""
         self.waiters = 0
@@ -98,7 +101,11 @@ class Live:
         return not (self.background or self.elsewhere or self.handed_over)
 
     def check_cursor(self, cursor: int, param: str) -> None:
-        """Refuse a cursor on events that do not exist yet: its reader has not read this log."""
+        """Refuse a cursor on events that do not exist yet: its reader has not read this log. Where
+        nodes share the store he may have read it elsewhere, and this node has to hear of it yet."""
+        shared = isinstance(self.journal, JobJournal) and self.journal.shared
+        if shared and not self.log.sealed and cursor > self.log.last:
+            return
         if not -1 <= cursor <= self.log.last:
             raise HubError(
                 "invalid_value",
@@ -215,12 +222,16 @@ class Live:
             async with asyncio.timeout(patience):
                 await self._until(lambda: bool(self.recorder.output) or self.log.sealed)
 
-    async def until_kept(self) -> None:
-        """Wait until readers may see all that was written so far, or never will from here."""
+    async def until_kept(self) -> bool:
+        """Wait until readers may see all that was written so far, or never will from here: then it
+        is False, since another node owns it."""
         last, journal = self.log.next - 1, self.journal
-        await self._until(
-            lambda: self.log.last >= last or (isinstance(journal, JobJournal) and journal.fenced)
-        )
+
+        def fenced() -> bool:
+            return isinstance(journal, JobJournal) and journal.fenced
+
+        await self._until(lambda: self.log.last >= last or fenced())
+        return not fenced()
 
     async def _until(self, holds: Callable[[], bool]) -> None:
         if holds():

@@ -15,6 +15,14 @@ import click
 
 from hub.config import Settings
 
+_READ = (
+    ("--upstream", "upstreams"),
+    ("--rule", "rules"),
+    ("--fim", "ways"),
+    ("--store", "shared_store"),
+)
+"""Options whose texts are read further, and the properties that do that."""
+
 
 def options(command: Callable[..., Any]) -> Callable[..., Any]:
     """Decorate a click command with an option per field, and ``--config``."""
@@ -70,9 +78,13 @@ def from_options(values: dict[str, Any]) -> Settings:
     if values["upstream"] and values["sim"]:
         raise click.UsageError("'--upstream' and '--sim' exclude each other.")
     settings = Settings(**values)
-    for option, name in (("--upstream", "upstreams"), ("--rule", "rules"), ("--fim", "ways")):
+    for option, name in _READ:
         try:
             getattr(settings, name)
         except ValueError as error:
             raise click.BadParameter(str(error), param_hint=f"'{option}'") from None
+    if settings.workers > 1 and settings.shared_store is None:
+        raise click.UsageError(
+            "'--workers' needs a store that processes can share: --store redis://…"
+        )
     return settings

@@ -20,7 +20,7 @@ from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
-from hub.archive import Archive
+from hub.archive import Archive, conflict
 from hub.bounds import Bounds
 from hub.dispatch.dispatcher import Dispatcher
 from hub.errors import Fault, HubError
@@ -69,6 +69,8 @@ class Ownership:
         self._mirrors: dict[str, Mirror] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._teller: asyncio.TimerHandle | None = None
+        self.over = False
+        """All was given back: nothing is followed here any more."""
 
     def start(self) -> None:
         """Take up what is in the store."""
@@ -95,12 +97,18 @@ class Ownership:
     def begin(self, live: Live, record: Record, idempotency: Idempotency | None) -> None:
         """Own a foreground response that has just begun, on a shared store: it is kept from now on,
         and its readers see what is kept. Its log was held from its first event on."""
-        hold = self._jobs.claimed()
         live.attempt = record.attempt
-        self._jobs.hold(record)
+
+        def kept(done: asyncio.Future[str]) -> None:
+            # Not before: who renews what the store does not have yet is told to stop.
+            if done.exception() is None and done.result() == live.id:
+                self._jobs.hold(record)
 
         def put(segment: Segment | None) -> asyncio.Future[str]:
-            return self._store.put(record, segment=segment, idempotency=idempotency, hold=hold)
+            hold = self._jobs.claimed()
+            putting = self._store.put(record, segment=segment, idempotency=idempotency, hold=hold)
+            putting.add_done_callback(kept)
+            return putting
 
         self.write(live, put)
         assert isinstance(live.journal, JobJournal)
@@ -230,12 +238,12 @@ class Ownership:
         if record.background and not (record.cancelled or self._bounds.room()):
             return await self._jobs.release(record.id)
         live = await self._archive.load(record)
-        mirror = self._mirrors.get(live.id)
-        if mirror is not None:
+        if self._store.shared and not live.recorder.ended:
+            # It may have been read before its last owner had written his last.
+            mirror = self._mirrors.get(live.id) or Mirror(self._store, live)
             await mirror.settle()
             self._mirrors.pop(live.id, None)
-        if live.elsewhere:
-            live.elsewhere = False
+        live.elsewhere = False
         assert isinstance(live.journal, JobJournal)
         live.attempt = record.attempt
         self._bounds.guard(live)
@@ -266,8 +274,11 @@ class Ownership:
 
     def _stop(self, id: str) -> None:
         live = self._archive.held(id)
-        if live is not None:
-            self._dispatcher.cancel(live)
+        if live is None or (isinstance(live.journal, JobJournal) and live.journal.adrift):
+            # Whose it is, its journal learns first: its readers must not be told of an end that
+            # nobody keeps. If it is still this node's, the next renewal says it again.
+            return
+        self._dispatcher.cancel(live)
 
     def _fenced(self, live: Live) -> None:
         """Another node owns it. Before it was claimed here it is the claim that has overtaken its
@@ -276,12 +287,18 @@ class Ownership:
             return
         self._jobs.done(live.id)
         self._archive.forget(live.id)
-        assert isinstance(live.journal, JobJournal)
-        if live.journal.adrift and not live.recorder.ended:
-            # Its readers have had what the other one does not know: they must not have both.
-            live.failure = HubError("worker_lost", "Another node goes on with another text.")
-            self._dispatcher.cancel(live)
-            return
+        journal = live.journal
+        assert isinstance(journal, JobJournal)
+        if not live.recorder.ended:
+            if journal.conflicts:
+                live.failure = conflict()
+            elif journal.adrift:
+                # Its readers have had what the other one does not know: they must not have both.
+                live.failure = HubError("worker_lost", "Another node goes on with another text.")
+            if live.failure is not None:
+                self._dispatcher.cancel(live)
+                return
+        live.kept_as = journal.kept_as
         live.handed_over = True
         self._dispatcher.cancel(live)
         live.moved()
@@ -321,6 +338,7 @@ class Ownership:
 
     async def hand_over(self) -> None:
         """Stop running what another node can go on with, and give it back to the store."""
+        self._let_mirrors_go(waited_for=False)
         lives = [live for live in self._archive.live if self.can_move(live)]
         let_go = [live.let_go(self._dispatcher.cancel) for live in lives]
         for live, stopped in zip(lives, let_go, strict=True):
@@ -344,8 +362,19 @@ class Ownership:
                 for live in lives:
                     await live.until_kept()
                     await self._give_away(live)
+        self.over = True
+        self._let_mirrors_go(waited_for=True)
+
+    def _let_mirrors_go(self, *, waited_for: bool) -> None:
+        """Have those who read here what other nodes write read it there; those who cannot come back
+        only if also what is ``waited_for`` goes."""
         for id in [*self._mirrors]:
-            self._close_mirror(id)
+            live = self._archive.held(id)
+            if live is None or waited_for or not live.waiters:
+                self._close_mirror(id)
+                self._archive.forget(id)
+                if live is not None:
+                    live.moved()
 
     async def _give_away(self, live: Live) -> None:
         await self._jobs.release(live.id)
@@ -356,7 +385,7 @@ class Ownership:
         """Whether another node could go on with it just now, without its readers noticing."""
         if live.recorder.ended or not live.attempt or live.handed_over:
             return False
-        if not isinstance(live.journal, JobJournal) or live.waiters:
+        if not isinstance(live.journal, JobJournal) or live.journal.adrift or live.waiters:
             return False
         unfinished = live.recorder.unfinished()
         if unfinished is None or live.orphaned:

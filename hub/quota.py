@@ -7,6 +7,9 @@ end; they may take the bucket below zero, and the next requests wait for it to f
 
 How many responses are in hand, wait, or have sockets is counted by whoever asks: they end in too
 many ways to be counted twice.
+
+Where several nodes serve a key, each has its buckets, which are debited for what the others let
+through (``debit``); one that has just started begins with theirs (``lower``).
 """
 
 from math import ceil
@@ -37,6 +40,16 @@ class _Bucket:
     def take(self, now: float, number: int) -> None:
         self._fill(now)
         self._level -= number
+
+    def missing(self, now: float) -> float:
+        """How much of what a minute allows is used up."""
+        self._fill(now)
+        return self.per_minute - self._level
+
+    def lower(self, now: float, missing: float) -> None:
+        """At least so much is used up."""
+        self._fill(now)
+        self._level = min(self._level, self.per_minute - missing)
 
     def _fill(self, now: float) -> None:
         # A clock that was set back fills nothing, and counts from there.
@@ -94,6 +107,27 @@ class Quota:
         assert tokens >= 0, "tokens are not given back"
         if self._tokens is not None:
             self._tokens.take(now, tokens)
+
+    def debit(self, now: float, requests: int, tokens: int) -> None:
+        """Other nodes have let so many requests begin, and what has ended there cost so much."""
+        for bucket, number in ((self._requests, requests), (self._tokens, tokens)):
+            if bucket is not None:
+                bucket.take(now, number)
+
+    def missing(self, now: float) -> tuple[float, float]:
+        """How many requests and tokens of a minute's worth are used up; more than that if the next
+        ones have to wait for longer."""
+        requests, tokens = self._requests, self._tokens
+        return (
+            0.0 if requests is None else requests.missing(now),
+            0.0 if tokens is None else tokens.missing(now),
+        )
+
+    def lower(self, now: float, requests: float, tokens: float) -> None:
+        """At least so much is used up, as another node says: see ``missing``."""
+        for bucket, missing in ((self._requests, requests), (self._tokens, tokens)):
+            if bucket is not None:
+                bucket.lower(now, missing)
 
     def admit_socket(self, sockets: int) -> HubError | None:
         """Let a WebSocket of the key open that has so many others, or say why not."""

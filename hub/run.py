@@ -92,6 +92,12 @@ class Run:
         self._kept = kept
         self._heard = False
         self._resumed = False
+        self._refusals = 0
+        """How often it was refused since it was heard of last."""
+        self._refused_at = 0.0
+        """When it was for the first time."""
+        self._resting = False
+        """It is not asked for now."""
         self._text = io.StringIO()
         self._deltas = 0
         self._first: float | None = None
@@ -205,6 +211,7 @@ class Run:
         behind = event["sequence_number"] - self.sequence_number
         self.sequence_number += behind
         self._heard = True
+        self._refusals = 0
         type = event["type"]
         if "response" in event:
             self.id = event["response"]["id"]

@@ -123,3 +123,25 @@ def _number(text: str) -> float | None:
     except ValueError:
         return None
     return number if isfinite(number) and number >= 0 else None
+
+
+_SHARED = {
+    "redis": "redis",
+    "rediss": "rediss",
+    "unix": "unix",
+    "valkey": "redis",
+    "valkeys": "rediss",
+}
+"""The schemes of stores that nodes share, and what Redis's client calls them."""
+
+
+def parse_shared_store(text: str) -> str | None:
+    """The URL of a store that nodes share, as Redis's client knows it; ``None`` for another place.
+    Raises ``ValueError`` if it is another URL."""
+    scheme, separator, rest = text.partition("://")
+    if not separator:
+        return None
+    if scheme not in _SHARED:
+        # Not quoted: it may hold a password.
+        raise ValueError(f"a URL of a store begins with {', '.join(_SHARED)}")
+    return f"{_SHARED[scheme]}://{rest}"

@@ -8,6 +8,10 @@ import asyncio
 import logging
 from collections.abc import Callable
 from dataclasses import replace
+from hashlib import sha256
+from ipaddress import ip_address
+from socket import gethostname
+from urllib.parse import urlsplit
 
 from hub.config import DEFAULT_PROFILE, Settings
 from hub.dispatch.dispatcher import Dispatcher
@@ -121,6 +125,7 @@ class Upstreams:
             tokens=spec.tokens,
             gather=spec.gather,
             arrays=spec.arrays,
+            server=known_as(engine.address),
         )
         try:
             await engine.models()
@@ -141,6 +146,26 @@ class Upstreams:
             faults=settings.sim_faults,
         )
         return Upstream(engine, settings.window)
+
+
+def known_as(address: str) -> str:
+    """What all nodes know the model server at this address by: it tells nothing of the address.
+
+    The same name is the same server, whatever it stands for on each machine; but what is local to a
+    machine is so only there.
+    """
+    parts = urlsplit(address)
+    host = (parts.hostname or "").rstrip(".")
+    port = parts.port or {"http": 80, "https": 443}[parts.scheme]
+    where = f"on {gethostname()}" if _is_local(host) else host
+    return sha256(f"{where}:{port}{parts.path.rstrip('/')}".encode()).hexdigest()[:16]
+
+
+def _is_local(host: str) -> bool:
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost" or host.endswith(".localhost")
 
 
 def not_reloaded(old: Settings, new: Settings) -> list[str]:

@@ -17,6 +17,8 @@
  *   `connection_lost`: a response with `store: false`, since the server stops it, and a request that
  *   the server had not acknowledged, since nothing is sent twice unless the server said that it did
  *   not run it.
+ * - hub may be many nodes behind one address: any of them has every response. One that cannot say now,
+ *   or does not know yet, what a run has read is asked again, within bounds.
  * - A hub may ask for an API key. A browser cannot send one with a WebSocket, and in a URL it would be
  *   in every log; so each connection shows a ticket, which hub gives for the key (`askTicket`). Give
  *   the option `key`, or `authorize`, which is asked for a ticket before each connection, and may take
@@ -41,6 +43,11 @@ const STOP = new Set([1000, 1002, 1003, 1007, 1008, 1009])
 /** How long a connection must have lived for its loss to count as a first one. */
 const STABLE = 5_000
 const RETIRED = 'websocket_connection_limit_reached'
+/** What a server that is about to stop says; another one may serve at the same address. */
+const DRAINING = 'shutting_down'
+const UNKNOWN = 'response_not_found'
+/** When a server that closes wants its clients back, in the reason that it gives. */
+const HINT = /retry in (\d{1,9}) ms/
 /** The close code for a key that is not valid any more, among others: `authorize` finds out. */
 const POLICY = 1008
 const UNAUTHORIZED = 'invalid_api_key'
@@ -51,6 +58,8 @@ const DEFAULTS = {
   connectTimeout: 10_000,
   firstDelay: 500, // before the second try; doubles, with jitter, up to maxDelay
   maxDelay: 15_000,
+  patience: 60_000, // how long a node may have no answer to who reads on
+  behind: 2_000, // how long what was read from may be unknown to another node
   key: null, // an API key
   authorize: null, // async () => {ticket}; rejects with `invalid_api_key` if there is none to be had
   WebSocket: globalThis.WebSocket,
@@ -117,6 +126,11 @@ export class Run {
   #reasoned = false
   #running = false
   #resumed = false
+  #refused = null
+  /** @internal It is not asked for now. */
+  _resting = false
+  /** @internal Its reading was interrupted. */
+  _interrupted = false
   #started = performance.now()
   #first = null
   #last = null
@@ -172,6 +186,13 @@ export class Run {
     this.handlers.onState?.(state, this)
   }
 
+  /** @internal It was refused before it was heard of: how long it is since the first time. */
+  _refused() {
+    const now = performance.now()
+    this.#refused ??= now
+    return now - this.#refused
+  }
+
   /** @internal It has no lane and waits for one. */
   _wait() {
     this._become(this.id ? 'resuming' : 'waiting')
@@ -187,6 +208,7 @@ export class Run {
   _take(event) {
     const behind = event.sequence_number - this.sequenceNumber
     this.sequenceNumber = event.sequence_number
+    this.#refused = null
     if (event.response) Object.assign(this, { id: event.response.id, model: event.response.model })
     if (!this.#running && !NOT_RUNNING.has(event.type)) {
       this.#running = true
@@ -363,7 +385,10 @@ export class Hub extends EventTarget {
     const attempt = stable || this.#retiring ? 1 : this.status.attempt + 1
     const { firstDelay, maxDelay } = this.#options
     const ceiling = Math.min(maxDelay, firstDelay * 2 ** (attempt - 1))
-    const delay = this.#retiring ? 0 : (ceiling * (1 + Math.random())) / 2
+    const byChance = (ceiling * (1 + Math.random())) / 2
+    const hint = HINT.exec(reason)
+    const asked = hint && Math.min(maxDelay, Number(hint[1])) * (1 + Math.random() / 2)
+    const delay = this.#retiring && !asked ? 0 : Math.max(asked ?? byChance, attempt > 1 ? byChance : 0)
     const revoked = code === POLICY && this.#options.authorize
     const stop = STOP.has(code) && !this.#retiring && !revoked
     this.#socket = this.#asking = this.#openedAt = null
@@ -377,7 +402,10 @@ export class Hub extends EventTarget {
     for (const run of refused) run._end(new HubError(error, reason || 'The connection is closed.'))
     for (const run of lost) {
       if (!resumable.includes(run)) run._end(new HubError('connection_lost', 'The connection was lost in mid-answer.'))
-      else if (!stop) run._wait()
+      else if (!stop) {
+        run._interrupted = true
+        run._wait()
+      }
     }
   }
 
@@ -395,14 +423,14 @@ export class Hub extends EventTarget {
     }
   }
 
-  /** An error ends its request; two of them say that it never ran, and it is sent again. */
+  /** An error ends its request, unless it says that it never ran or was not read: that is sent again. */
   #refused(lane, error) {
     const run = lane?.run
     const unheard = run && !lane.heard
-    if (error.code === RETIRED) this.#retiring = true
+    if (error.code === RETIRED || error.code === DRAINING) this.#retiring = true
     if (!run) {
       this.dispatchEvent(new CustomEvent('error', { detail: error }))
-    } else if (error.code === RETIRED && unheard && (run.id || !run.cancelled)) {
+    } else if (unheard && (run.id || !run.cancelled) && this.#mayAskAgain(run, error)) {
       this.#release(lane)
       this.#waiting.unshift(run)
       run._wait()
@@ -413,6 +441,24 @@ export class Hub extends EventTarget {
       run._end(run.cancelled ? { status: 'cancelled', output: [] } : error)
     }
     this.#pump()
+  }
+
+  /** Whether this, or another, node may soon say something else; then the run has to wait. */
+  #mayAskAgain(run, { code, status, retryAfter }) {
+    if (code === RETIRED) return true
+    const { firstDelay, maxDelay, patience, behind } = this.#options
+    const missing = code === UNKNOWN && run._interrupted
+    const busy = run.id && (status === 503 || status === 429)
+    if (run._refused() >= (missing ? behind : patience)) return false
+    if (code === DRAINING) return true
+    if (!missing && !busy) return false
+    run._resting = true
+    const rested = () => {
+      run._resting = false
+      this.#pump()
+    }
+    setTimeout(rested, Math.min(maxDelay, retryAfter ?? (firstDelay * (1 + Math.random())) / 2))
+    return true
   }
 
   #finish(lane, response) {
@@ -433,8 +479,9 @@ export class Hub extends EventTarget {
     if (this.#retiring && !this.#busy().length) this.#drop(1001, 'time limit')
     while (this.status.state === 'open' && !this.#retiring && this.#waiting.length) {
       const free = [...this.#lanes.values()].find((lane) => !lane.run)
-      if (!free) return
-      const run = this.#waiting.shift()
+      const due = this.#waiting.findIndex((run) => !run._resting)
+      if (!free || due < 0) return
+      const [run] = this.#waiting.splice(due, 1)
       this.#send(free, run, Boolean(run.request?.previous_response_id && run.request.history))
     }
   }

@@ -12,14 +12,16 @@ from websockets.asyncio.server import ServerConnection, serve
 from websockets.exceptions import ConnectionClosed
 from websockets.http11 import Request, Response
 
+from hub import client as client_module
 from hub.api.requests import Generation
 from hub.client import LANES, MAX_WAITING, Client, ClientError, Run, websocket_url
+from hub.dial import delay
 from hub.engines.sim_text import full_text
 from hub.errors import HubError
 from tests.running import Start
 
 
-def quick(url: str, *, patience: float = 60.0) -> Client:
+def quick(url: str | list[str], *, patience: float = 60.0) -> Client:
     """A client that does not wait long before it tries again."""
     return Client(url, first_delay=0.01, max_delay=0.05, patience=patience)
 
@@ -645,6 +647,196 @@ async def test_a_server_that_stays_away_ends_every_run_and_may_come_back() -> No
     assert again.text == "Hello"
 
 
+# Many nodes.
+
+
+async def begin(ws: ServerConnection, *, close: str | None = None) -> None:
+    """A response of which there is "One ", before the server closes with this reason, if any."""
+    lane = (await asked(ws))["stream_id"]
+    await tell(ws, lane, "response.created", 0, response={"id": "resp_1"})
+    await tell(ws, lane, "response.output_text.delta", 1, delta="One ")
+    if close is not None:
+        await ws.close(1012, close)
+
+
+async def refuse(ws: ServerConnection, code: str, status: int = 503) -> dict[str, Any]:
+    """Refuse the next request, which this gives."""
+    message = await asked(ws)
+    error = {"code": code, "message": f"No: {code}."}
+    frame = {"type": "error", "status": status, "error": error, "stream_id": message["stream_id"]}
+    await ws.send(json.dumps(frame))
+    return message
+
+
+async def go_on(ws: ServerConnection) -> None:
+    """The rest of that response, for who asks for it and nothing else."""
+    resume = await asked(ws)
+    assert resume["type"] == "response.resume"
+    assert (resume["response_id"], resume["starting_after"]) == ("resp_1", 1)
+    await answer(ws, resume["stream_id"], "two", first=2)
+    await ws.wait_closed()
+
+
+async def test_a_server_that_restarts_may_say_when_to_come_back() -> None:
+    async def first(ws: ServerConnection) -> None:
+        await begin(ws, close="hub is shutting down; retry in 10 ms")
+
+    async with (
+        scripted(first, go_on) as url,
+        Client(url, first_delay=1000, max_delay=1000) as client,
+    ):
+        run = client.create("Hello")
+        await run.done()
+    assert run.text == "One two"
+
+
+@pytest.mark.parametrize(
+    ("reason", "attempt", "least", "most"),
+    [
+        ("hub is shutting down; retry in 250 ms", 0, 0.25, 0.375),
+        ("hub is shutting down; retry in 250 ms", 1, 0.25, 0.375),
+        ("retry in 999999999 ms", 0, 15, 22.5),
+        ("hub is shutting down", 0, 0, 0.5),
+        ("retry in a while", 0, 0, 0.5),
+        ("retry in 9999999999 ms", 0, 0, 0.5),
+        # One that fails again and again says the same each time.
+        ("retry in 250 ms", 6, 0.25, 15),
+    ],
+)
+def test_no_two_clients_come_back_at_the_same_time(
+    reason: str, attempt: int, least: float, most: float
+) -> None:
+    waits = {delay(attempt, 0.5, 15.0, reason) for _ in range(50)}
+    assert len(waits) > 40
+    assert least <= min(waits) <= max(waits) <= most
+
+
+@pytest.mark.parametrize(
+    ("code", "status"),
+    [("store_unavailable", 503), ("rate_limit_exceeded", 429), ("response_not_found", 404)],
+)
+async def test_a_node_that_cannot_say_now_is_asked_again(code: str, status: int) -> None:
+    async def first(ws: ServerConnection) -> None:
+        await begin(ws, close="")
+
+    async def second(ws: ServerConnection) -> None:
+        for _ in range(3):
+            assert (await refuse(ws, code, status))["starting_after"] == 1
+        await go_on(ws)
+
+    async with scripted(first, second) as url, quick(url) as client:
+        run = client.create("Hello")
+        await run.done()
+    assert run.text == "One two"
+
+
+async def test_a_node_that_stops_while_it_is_asked_is_left_for_another_one() -> None:
+    async def first(ws: ServerConnection) -> None:
+        await begin(ws, close="")
+
+    async def second(ws: ServerConnection) -> None:
+        await refuse(ws, "shutting_down")
+        await ws.wait_closed()
+
+    async with scripted(first, second, go_on) as url, quick(url) as client:
+        run = client.create("Hello")
+        await run.done()
+    assert run.text == "One two"
+
+
+@pytest.mark.parametrize("code", ["store_unavailable", "response_not_found"])
+async def test_a_node_that_never_knows_is_asked_for_so_long_only(
+    code: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(client_module, "BEHIND", 0.05)
+
+    async def first(ws: ServerConnection) -> None:
+        await begin(ws, close="")
+
+    async def second(ws: ServerConnection) -> None:
+        while True:
+            await refuse(ws, code)
+
+    async with scripted(first, second) as url, quick(url, patience=0.05) as client:
+        run = client.create("Hello")
+        with pytest.raises(HubError) as failed:
+            await run.done()
+    assert failed.value.code == code
+    assert run.text == "One "
+
+
+@pytest.mark.parametrize("code", ["store_unavailable", "rate_limit_exceeded"])
+async def test_what_may_have_run_is_not_sent_again(code: str) -> None:
+    async def first(ws: ServerConnection) -> None:
+        await refuse(ws, code)
+        await ws.wait_closed()
+
+    async with scripted(first) as url, quick(url) as client:
+        with pytest.raises(HubError) as failed:
+            await client.create("Hello").done()
+    assert failed.value.code == code
+
+
+async def test_what_a_stopping_server_refuses_is_sent_to_the_next_one() -> None:
+    """What runs at the first is read there to its end, since it may have no other."""
+    refused = asyncio.Event()
+
+    async def first(ws: ServerConnection) -> None:
+        lane = (await asked(ws))["stream_id"]
+        await tell(ws, lane, "response.created", 0, response={"id": "resp_1"})
+        assert (await refuse(ws, "shutting_down"))["input"] == "Two"
+        refused.set()
+        await answer(ws, lane, "One", first=1)
+        await ws.wait_closed()
+
+    async def second(ws: ServerConnection) -> None:
+        create = await asked(ws)
+        assert create["input"] == "Two"
+        await answer(ws, create["stream_id"], "Two")
+        await ws.wait_closed()
+
+    async with scripted(first, second) as url, quick(url) as client:
+        one, two = client.create("One"), client.create("Two")
+        await refused.wait()
+        await asyncio.gather(one.done(), two.done())
+    assert (one.text, two.text) == ("One", "Two")
+
+
+async def test_of_several_addresses_the_first_that_answers_is_used_until_it_is_lost() -> None:
+    async def first(ws: ServerConnection) -> None:
+        await begin(ws, close="")
+
+    nobody = await serve(first, "127.0.0.1", 0)
+    dead = f"ws://127.0.0.1:{next(iter(nobody.sockets)).getsockname()[1]}/v1/responses"
+    nobody.close()
+    await nobody.wait_closed()
+    async with (
+        scripted(first) as one,
+        scripted(go_on) as other,
+        quick([dead, one, other]) as client,
+    ):
+        assert client.url == one
+        run = client.create("Hello")
+        await run.done()
+        assert client.url == other
+    assert run.text == "One two"
+
+
+async def test_a_refusal_that_all_would_repeat_is_told_at_once() -> None:
+    def refuse(ws: ServerConnection, request: Request) -> Response:
+        return ws.respond(403, "No.")
+
+    async def nobody(ws: ServerConnection) -> None:
+        raise AssertionError("it is not tried")
+
+    async with serve(nobody, "127.0.0.1", 0, process_request=refuse) as server, scripted() as other:
+        url = f"ws://127.0.0.1:{next(iter(server.sockets)).getsockname()[1]}"
+        with pytest.raises(ClientError) as refused:
+            async with Client([url, other]):
+                pass
+    assert "403" in refused.value.message
+
+
 async def test_what_is_not_json_is_refused_at_once(start: Start) -> None:
     hub = await start()
     async with Client(hub.ws) as client:
@@ -670,3 +862,8 @@ def test_the_address(url: str, expected: str) -> None:
 def test_what_is_no_address(url: str) -> None:
     with pytest.raises(ValueError, match=r".+"):
         Client(url)
+
+
+def test_no_address_at_all() -> None:
+    with pytest.raises(ValueError, match="needs an address"):
+        Client([])

@@ -260,17 +260,33 @@ async def test_a_hub_that_is_gone_is_told_once_and_found_again() -> None:
         await hub.stop()
 
 
-async def test_a_connection_that_is_too_old_is_left_and_nothing_is_lost() -> None:
+@pytest.mark.parametrize("code", ["websocket_connection_limit_reached", "shutting_down"])
+async def test_a_connection_that_takes_no_more_is_left_and_nothing_is_lost(code: str) -> None:
+    """It is too old, or its server is about to stop and another one serves there."""
     async with ScriptedHub() as hub, quick(hub) as client:
         running = client.complete("a", "x")
         first = await hub.asked()
         refused = client.complete("b", "y")
-        await (await hub.asked()).refuse("websocket_connection_limit_reached")
+        await (await hub.asked()).refuse(code)
         asked = await hub.asked()
         assert (asked.prefix, hub.connections) == ("y", 2)
         assert asked.ws is not first.ws
         await asked.say("z")
         assert (await refused.done(), await running.done()) == ("z", None)
+
+
+async def test_a_server_that_restarts_may_say_when_to_come_back() -> None:
+    async with (
+        ScriptedHub() as hub,
+        CompletionClient(hub.url, first_delay=1000, max_delay=1000) as client,
+    ):
+        first = client.complete("a", "x")
+        asked = await hub.asked()
+        await asked.ws.close(1012, "hub is shutting down; retry in 10 ms")
+        assert await first.done() is None
+        second = client.complete("a", "x")
+        await (await hub.asked()).say("y")
+        assert await second.done() == "y"
 
 
 async def test_a_connection_that_becomes_too_old_is_left_when_nothing_runs() -> None:

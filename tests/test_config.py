@@ -181,3 +181,30 @@ def test_settings_do_not_show_their_secrets() -> None:
     """Whoever prints them prints neither the model servers' key nor those of the webhooks."""
     shown = repr(Settings(upstream_key="hidden-key", webhook=("https://h#hidden-secret",)))
     assert "hidden" not in shown
+
+
+@pytest.mark.parametrize(
+    ("store", "url"),
+    [
+        ("", None),
+        ("memory", None),
+        ("/a/directory", None),
+        ("redis://h:1/2", "redis://h:1/2"),
+        ("rediss://u:p@h", "rediss://u:p@h"),
+        ("unix:///run/redis.sock?db=1", "unix:///run/redis.sock?db=1"),
+        ("valkey://h", "redis://h"),
+        ("valkeys://h", "rediss://h"),
+    ],
+)
+def test_a_store_may_be_shared(store: str, url: str | None) -> None:
+    """And its URL may hold a password, so that it is not shown."""
+    settings = Settings(store=store)
+    assert settings.shared_store == url
+    assert url is None or settings.store_directory is None
+    assert not url or url not in repr(settings)
+
+
+def test_workers_need_a_shared_store(tmp_path: Path) -> None:
+    assert run("--workers", "2", tmp_path=tmp_path).exit_code == 2
+    assert run("--workers", "2", "--store", "redis://h", tmp_path=tmp_path).exit_code == 0
+    assert settings_read[0].workers == 2

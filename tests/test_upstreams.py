@@ -15,7 +15,7 @@ from hub.dispatch.dispatcher import Dispatcher
 from hub.dispatch.terms import Class
 from hub.engines.discover import find_local
 from hub.errors import HubError
-from hub.upstreams import RELOADED, Upstreams, not_reloaded
+from hub.upstreams import RELOADED, Upstreams, known_as, not_reloaded
 from tests.engines.recording import RecordingSink
 from tests.engines.scripted import Peer, answer, serve
 
@@ -239,3 +239,29 @@ async def test_a_question_without_an_answer_holds_nobody_up_at_the_end() -> None
     async with running(NOBODY, NOBODY_ELSE):
         pass
     assert asyncio.all_tasks() == {asyncio.current_task()}
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "same"),
+    [
+        ("http://gpu:8000/v1", "http://GPU:8000/v1/", True),
+        ("http://gpu/v1", "http://gpu:80/v1", True),
+        ("http://gpu:8000/v1", "http://gpu:8001/v1", False),
+        ("http://gpu:8000/v1", "http://gpu:8000/other/v1", False),
+        ("http://127.0.0.1:8000/v1", "http://localhost:8000/v1", True),
+        ("http://127.0.0.1:8000/v1", "http://[::1]:8000/v1", True),
+        ("http://127.0.0.1:8000/v1", "http://gpu:8000/v1", False),
+    ],
+)
+def test_nodes_know_a_server_by_its_address_which_they_do_not_tell(
+    one: str, other: str, same: bool
+) -> None:
+    assert (known_as(one) == known_as(other)) is same
+    assert "gpu" not in known_as("http://gpu:8000/v1")
+
+
+def test_what_is_local_is_local_to_its_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    here, far = known_as("http://127.0.0.1:8000/v1"), known_as("http://gpu:8000/v1")
+    monkeypatch.setattr("hub.upstreams.gethostname", lambda: "another")
+    assert known_as("http://127.0.0.1:8000/v1") != here
+    assert known_as("http://gpu:8000/v1") == far

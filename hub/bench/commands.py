@@ -9,6 +9,7 @@ import click
 
 from hub.bench import definitions, failover, hot_path, machine, memory
 from hub.bench.agree_command import agree_command
+from hub.bench.chaos_command import chaos_command
 from hub.bench.compare_commands import modes_command, sweep_command
 from hub.bench.dispatch_command import dispatch_command
 from hub.bench.hostile_command import hostile_command
@@ -18,6 +19,7 @@ from hub.bench.options import AT_LEAST_0, AT_LEAST_1, json_file
 from hub.bench.processes import StartError
 from hub.bench.running import run, write_json
 from hub.bench.source import TokenSource
+from hub.bench.store_command import store_command
 
 
 @click.group(
@@ -225,6 +227,8 @@ bench.add_command(dispatch_command)
 bench.add_command(keys_command)
 bench.add_command(agree_command)
 bench.add_command(hostile_command)
+bench.add_command(chaos_command)
+bench.add_command(store_command)
 
 
 async def _serve(source: TokenSource, host: str, port: int) -> None:

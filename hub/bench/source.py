@@ -11,12 +11,16 @@ is a segment of its own: both event loops send what is written at once, if the s
   token leaves at once. One timer serves all streams: those of one rate are due in the order in
   which they were last served. A stream that was held back goes on at its rate and does not hurry
   after what it missed.
+
+It goes on with an unfinished assistant message (``continue_final_message``) from exactly where that
+stops: then ``max_tokens`` is the length of the rest.
 """
 
 import asyncio
 import time
 from collections import deque
-from typing import cast
+from collections.abc import Callable
+from typing import Any, cast
 
 import orjson
 
@@ -52,8 +56,12 @@ class TokenSource:
         first: float = 0.0,
         model: str = "bench",
         vocabulary: Vocabulary | None = None,
+        on_asked: Callable[[int, int, str], None] = lambda seed, said, key: None,
     ) -> None:
+        """``on_asked`` is told of every request: its seed, how many characters were said already,
+        and the key that its sender has shown."""
         self.rate = rate
+        self.on_asked = on_asked
         self.model = model
         self.streamed = 0
         """Tokens that were written."""
@@ -291,11 +299,17 @@ class Client(asyncio.Protocol):
             total = {"prompt_tokens": prompt, "completion_tokens": tokens}
             told = {"choices": [], "usage": {**total, "total_tokens": prompt + tokens}}
             usage = b"data: %b\n\n" % orjson.dumps(told)
-        at = self._source.vocabulary.start(seed)
-        self._stream = Stream(self.transport, at=at, tokens=int(tokens), usage=usage)
+        said = _said(asked)
+        at, rest = self._source.vocabulary.place(seed, said)
+        key = self._http.headers.get(b"authorization", b"").decode().removeprefix("Bearer ")
+        self._source.on_asked(seed, len(said), key)
+        self._stream = Stream(self.transport, at=at, tokens=int(tokens) - bool(rest), usage=usage)
         role = {"index": 0, "delta": {"role": "assistant", "content": ""}, "finish_reason": None}
         first = {"object": "chat.completion.chunk", "choices": [role]}
         self.transport.write(_HEAD + _chunk(b"data: %b\n\n" % orjson.dumps(first)))
+        if rest:
+            choice = {"index": 0, "delta": {"content": rest}, "finish_reason": None}
+            self.transport.write(_chunk(b"data: %b\n\n" % orjson.dumps({"choices": [choice]})))
         self._source.begin(self._stream)
 
     def _reply(self, status: bytes, body: object) -> None:
@@ -305,6 +319,13 @@ class Client(asyncio.Protocol):
             b"Connection: close\r\n\r\n%b" % (status, len(content), content)
         )
         self.transport.close()
+
+
+def _said(asked: dict[str, Any]) -> str:
+    """The text that is to be gone on with; empty if there is none."""
+    last = asked["messages"][-1]
+    goes_on = asked.get("continue_final_message") and last["role"] == "assistant"
+    return str(last["content"]) if goes_on else ""
 
 
 def _chunk(data: bytes) -> bytes:

@@ -101,6 +101,18 @@ class Vocabulary:
         whole = bisect_right(self._starts, self._starts[start] + rest) - 1 - start
         return rounds * SIZE + whole
 
+    def place(self, seed: int, said: str) -> tuple[int, str]:
+        """Where on the ring the answer to ``seed`` goes on after ``said``, which is its beginning,
+        and before that the rest of a word that ``said`` cuts. Raises ``ValueError`` if it is not
+        its beginning."""
+        tokens = self.tokens(seed, len(said))
+        if self.answer(seed, tokens + 1)[: len(said)] != said:
+            raise ValueError(f"that is not how the answer to seed={seed} begins")
+        rest = self.answer(seed, tokens + 1)[len(said) :]
+        whole = len(self.answer(seed, tokens)) == len(said)
+        at = self.start(seed) + tokens + (not whole)
+        return at % SIZE, "" if whole else rest
+
 
 def prompt(seed: int, tokens: int) -> str:
     """A prompt of about so many tokens (of four characters) that asks for the answer to a seed."""

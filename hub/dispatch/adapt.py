@@ -29,6 +29,8 @@ The rules:
    only past what is worse, until it makes half as much again or a third less. A full server with
    few slots (8 at most) is asked to try one by one at most every half hour: it may be a CPU, and
    under load that number is never seen.
+8. Where several nodes use a server, each adapts its own window, on what it sees itself. With known
+   slots it never grows beyond the node's share of them, and 3's numbers are those of the share.
 
 Sources: additive increase, multiplicative decrease and slow start as in TCP (RFC 5681); the ratio
 to the unloaded latency as in Netflix's concurrency-limits (gradient). Plain additive increase from
@@ -92,7 +94,8 @@ class Adaptive:
         self.changes: Counter[str] = Counter()
         """How often the size was changed, by why."""
         self._slots = slots
-        self._most = self.first_size(slots) if slots else MOST
+        self._most = self._all = self.first_size(slots) if slots else MOST
+        """The largest window, and what it would be if no other node used the server."""
         self._least = max(1, slots // 4) if slots else 1
         self._starting = slots is None
         self._goodput = Goodput()
@@ -136,8 +139,23 @@ class Adaptive:
         """The server has told how many slots it has: it was not there at first, or has others."""
         if slots != self._slots:
             self._slots, self._most = slots, self.first_size(slots)
+            self._all = self._most
             self._least = max(1, slots // 4)
             self._change(now, self._most, "slots")
+
+    @property
+    def most(self) -> int | None:
+        """The largest window, all nodes together; ``None`` if the slots are not known."""
+        return None if self._slots is None else self._all
+
+    def share(self, now: float, most: int) -> None:
+        """Of the largest window only so much is this node's. The slots are known."""
+        assert self._slots is not None, "nothing is divided"
+        full, self._most = self.window.size >= self._most, most
+        self._least = max(1, self._slots // 4 * most // self._all)
+        size = most if full else min(self.window.size, most)
+        if size != self.window.size:
+            self._change(now, size, "share")
 
     def held_back(self) -> None:
         """Somebody waits because the window is full."""
@@ -183,7 +201,7 @@ class Adaptive:
             waiting = load.running + waiting - self._slots
         if load.kv_used is not None and load.kv_used > NEARLY_FULL:
             self._queued = "cache"
-        elif waiting > max(1, self.window.size // 10):
+        elif waiting > max(1, self.window.size * self._all // self._most // 10):
             self._queued = "queue"
         self._judge(now)
 
@@ -246,6 +264,7 @@ class Adaptive:
         """Whether to find out what one by one would make."""
         return (
             self._slots is not None
+            and self._most == self._all
             and 1 < self.window.size <= FEW
             and now >= self._next_trial
             and self._goodput.of(now, self.window.size) is not None

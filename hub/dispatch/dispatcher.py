@@ -6,7 +6,8 @@ elsewhere and pure: who is let in in ``admission.py``, who goes when in ``queue.
 """
 
 import asyncio
-from collections.abc import Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from math import inf
 
@@ -49,6 +50,8 @@ class Dispatcher:
         self._kept_until = inf
         """When places that somebody waits for are no longer kept free for better classes."""
         self._closing = False
+        self.on_added: Callable[[Upstream], None] | None = None
+        """Told of every upstream that is added, before it is given anything."""
         self._retiring: set[asyncio.Task[None]] = set()
         for upstream in upstreams:
             self._adopt(upstream)
@@ -137,6 +140,8 @@ class Dispatcher:
 
     def add(self, upstream: Upstream) -> None:
         """Give requests to one upstream more."""
+        if self.on_added is not None:
+            self.on_added(upstream)
         self._adopt(upstream)
         self._pump()
 
@@ -179,6 +184,19 @@ class Dispatcher:
     def reserved(self) -> int:
         """Places that are taken on all upstreams; equal to the requests that have one."""
         return sum(upstream.window.in_flight for upstream in self._upstreams)
+
+    def waiting(self) -> dict[Upstream, int]:
+        """How many requests wait for each upstream: for one of several, in part for each."""
+        found = dict.fromkeys(self.upstreams, 0)
+        for model, number in Counter(ticket.model for ticket in self._jobs).items():
+            candidates = self._candidates(model)
+            for upstream in candidates:
+                found[upstream] += -(-number // len(candidates))
+        return found
+
+    def look(self) -> None:
+        """See who may leave: a window was changed."""
+        self._pump()
 
     def statistics(self) -> Statistics:
         classes = {

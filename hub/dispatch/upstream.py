@@ -1,6 +1,7 @@
 """An upstream, as the dispatcher sees it: an engine, its window, its breaker, and what it knows."""
 
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +13,7 @@ from hub.dispatch.route import Prefixes
 from hub.dispatch.stage import Stage
 from hub.dispatch.terms import Class
 from hub.dispatch.window import Window
+from hub.division import Claim, Share
 from hub.engines.base import Engine, Load
 from hub.errors import Fault, HubError
 
@@ -54,6 +56,7 @@ class Upstream:
         tokens: int | None = None,
         gather: float | None = None,
         arrays: bool = False,
+        server: str = "",
     ) -> None:
         """``window`` is the most requests that it holds, ``None`` to find that out; ``tokens`` the
         most tokens, ``None`` for what the server says of its cache, if it does.
@@ -61,6 +64,7 @@ class Upstream:
         ``gather`` (seconds) is for a server that cannot batch by itself: what goes there is
         gathered for so long, up to ``window`` requests, and sent together when the last batch has
         ended. ``arrays`` sends equal raw completions of the background class as one request.
+        ``server`` is what all nodes know the server by; without, no other node uses it.
         """
         self.engine = engine
         self.name = engine.name
@@ -73,6 +77,9 @@ class Upstream:
         self.service = ServiceTime()
         self.stage = None if gather is None else Stage[Any](self.window.size, gather)
         self.arrays = arrays
+        self.server = server
+        self.share: Share | None = None
+        """What is this node's of a window that is divided (``hub.division``)."""
         self.leaving = False
         self.limited = False
         """Somebody waited for room here since it was last asked how it is."""
@@ -81,6 +88,11 @@ class Upstream:
         self.ended: Counter[str] = Counter()
         self.prefix_hits = 0
         self._own_budget = tokens is not None
+        self._budget = tokens
+        """Of all nodes together."""
+        self._fixed = self.window.size if fixed else None
+        self._nodes = 0
+        """How many use it; 0 while it is not divided."""
         self._crowd = 0.0
         self._counted = 0.0
 
@@ -161,11 +173,81 @@ class Upstream:
     def said(self, load: Load, now: float) -> None:
         """It was asked how it is."""
         if load.kv_tokens is not None and not self._own_budget:
-            self.window.budget = load.kv_tokens
+            self._budget = load.kv_tokens
+        if self.adaptive is not None and load.slots is not None:
+            self.adaptive.slots(now, load.slots)
+        self._fit(now)
         if self.adaptive is not None:
-            if load.slots is not None:
-                self.adaptive.slots(now, load.slots)
             self.adaptive.load(now, load)
+
+    # What other nodes leave it.
+
+    def divide(self, now: float) -> None:
+        """Other nodes use it, too: until they were heard (``settle``) one place is this node's."""
+        self._nodes = self._nodes or 1
+        if self.total is not None:
+            self.share = Share(self.total)
+        self._fit(now)
+
+    def claim(self, waiting: int) -> Claim:
+        """What to tell the others, if so many wait for it."""
+        demand, used = self.window.in_flight + waiting, self._used
+        if self.share is None:
+            return Claim(demand, max(used, self.window.size))
+        return self.share.claim(demand, used)
+
+    def settle(self, name: str, claims: Mapping[str, Claim], now: float) -> None:
+        """Go by what all nodes that use it said when they were told the last ``claim``; this one is
+        ``name``."""
+        nodes = len({*claims, name})
+        if self.adaptive is not None and self.total is None and not self.adaptive.changes:
+            # Together they begin as one would.
+            self.window.size = max(1, Adaptive.first_size(None) // nodes)
+        self._nodes = nodes
+        if self.share is not None:
+            self.share.settle(name, claims)
+        self._fit(now)
+
+    @property
+    def restless(self) -> bool:
+        """Whether the others should have the next ``claim`` soon."""
+        return self.share is not None and self.share.restless(self._used)
+
+    @property
+    def total(self) -> int | None:
+        """The window of all nodes together; ``None`` while each finds its own."""
+        return self._fixed if self.adaptive is None else self.adaptive.most
+
+    @property
+    def _used(self) -> int:
+        """How many places its requests take, or their tokens, if those take more."""
+        used = self.window.in_flight
+        if self.share is not None and self._budget is not None:
+            tokens = -(-self.window.tokens * self.share.total // self._budget)
+            used = max(used, min(tokens, self.share.total))
+        return used
+
+    def _fit(self, now: float) -> None:
+        """Keep to the share."""
+        total, part = self.total, 1.0 / max(1, self._nodes)
+        if self._nodes and total is not None:
+            if self.share is None:
+                # The others find the slots out at about the same time.
+                self.share = Share(total, max(1, total // self._nodes))
+            elif self.share.total != total:
+                self.share.change(total)
+            self._resize(self.share.size, now)
+            part = self.share.size / total
+        if self._budget is not None:
+            self.window.budget = max(1, int(self._budget * part))
+
+    def _resize(self, size: int, now: float) -> None:
+        if self.adaptive is not None:
+            self.adaptive.share(now, size)
+        else:
+            self.window.size = size
+            if self.stage is not None:
+                self.stage.size = size
 
     def statistics(self) -> UpstreamStatistics:
         return UpstreamStatistics(

@@ -18,13 +18,15 @@ from hub.completer import Completer
 from hub.dispatch.terms import Class
 from hub.errors import HubError
 from hub.hub import Hub
-from hub.key_file import Watched
+from hub.keys import WatchedKeys
+from hub.nodes import Nodes
 from hub.server import completions, courier, guard, http, lab, openapi, scrape, stored
 from hub.server.auth import Gate
 from hub.server.door import Door
 from hub.server.parser import Parser
 from hub.server.protocol import Protocol
 from hub.server.pulse import Pulse
+from hub.server.shared_limits import SharedLimits
 from hub.server.sites import Sites
 from hub.server.websocket import Connection
 
@@ -77,14 +79,16 @@ class Server:
         connection_lifetime: float = 3600.0,
         lab: bool = False,
         webhooks: Callable[[], courier.Statistics] = courier.Statistics,
-        keys: Watched | None = None,
+        keys: WatchedKeys | None = None,
         door: Door | None = None,
         sites: Sites | None = None,
+        nodes: Nodes | None = None,
     ) -> None:
         """``max_message`` is in bytes, ``connection_lifetime`` in seconds. ``lab``: the laboratory
         page may change the dispatcher's settings. ``webhooks`` tells how they fare. ``keys``: who
         may use hub, as soon as there are any; everybody without. ``door``: whose sockets are let
-        in; ``sites``: under which names, and from which pages, it is served."""
+        in; ``sites``: under which names, and from which pages, it is served. ``nodes``: those that
+        share the hub's store; started before the server is."""
         self._hub = hub
         self._host = host
         self._port = port
@@ -105,6 +109,7 @@ class Server:
             default_model=hub.policy.default_model,
             stop=hub.cancel,
         )
+        self._limits = None if nodes is None else SharedLimits(self._gate, hub.store, nodes)
         hub.on_begun.append(self._gate.hold)
         hub.on_ended.append(self._gate.ended)
         self._watching: asyncio.Task[None] | None = None
@@ -119,6 +124,7 @@ class Server:
             webhooks,
             self._completer.statistics,
             self._guard.statistics,
+            lambda: 1 if nodes is None else nodes.count,
         )
         self._runner: web.AppRunner | None = None
         self._ticker: asyncio.TimerHandle | None = None
@@ -179,6 +185,8 @@ class Server:
         manager = self._runner.server
         assert manager is not None, "it is set up"
         loop = asyncio.get_running_loop()
+        if self._limits is not None:
+            await self._limits.start()
         # Not by aiohttp's own site, whose connections are not ours.
         port = await self._door.open(
             self._host, self._port, lambda admitted: Protocol(manager, admitted, loop=loop)
@@ -213,6 +221,8 @@ class Server:
             self._ticker.cancel()
         if self._watching is not None:
             self._watching.cancel()
+        if self._limits is not None:
+            self._limits.close()
         await self._runner.cleanup()
         self._parser.close()
         self._pulse.stop()
@@ -273,7 +283,7 @@ class Server:
             release()
         self._gone.set()
 
-    async def _watch(self, keys: Watched) -> None:
+    async def _watch(self, keys: WatchedKeys) -> None:
         """Go by what becomes of the keys."""
         while True:
             await asyncio.sleep(KEYS_INTERVAL)

@@ -7,6 +7,8 @@ browser cannot set headers on a WebSocket, and a key in a URL would be in every 
 
 A revoked or expired key is good for nothing from the next look at the keyring on: its sockets are
 closed with 1008, and what it has in hand is cancelled, but for background work that was promised.
+
+Limits hold for what the key does at all nodes together, as far as the others tell (``Elsewhere``).
 """
 
 import logging
@@ -14,11 +16,12 @@ import secrets
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from typing import NamedTuple, Protocol
 
 from hub.api.requests import Request
 from hub.dispatch.terms import Class, Terms
 from hub.errors import HubError
-from hub.keys import Key, Keyring
+from hub.keys import UNLIMITED, Key, Keyring
 from hub.live import Live
 from hub.quota import Quota
 from hub.server.terms import terms_of
@@ -50,6 +53,26 @@ class Principal:
 
 
 ANYBODY = Principal()
+
+
+class InHand(NamedTuple):
+    """What a key has in hand."""
+
+    concurrent: int = 0
+    waiting: int = 0
+    sockets: int = 0
+
+
+class Elsewhere(Protocol):
+    """The other nodes. They are told of keys with limits only."""
+
+    def has(self, key: str) -> InHand:
+        """What a key has in hand there."""
+        ...
+
+    def used(self, key: str, requests: int = 0, tokens: int = 0) -> None:
+        """A key has used so much here, and what it has in hand may have changed."""
+        ...
 
 
 class _InHand:
@@ -88,6 +111,8 @@ class Gate:
         self._in_hand: dict[str, _InHand] = {}
         self._tickets: dict[str, dict[str, float]] = {}
         """Key -> its tickets, each with until when it is good."""
+        self.elsewhere: Elsewhere | None = None
+        """Without, this node is alone."""
         self._keyless: set[Callable[[], None]] = set()
         """Each closes a WebSocket that was opened while nobody was asked for a key."""
         self.refused = 0
@@ -161,15 +186,14 @@ class Gate:
             raise HubError(
                 "class_not_allowed", f"This key has no requests of the class {terms.rank.label}."
             )
-        used, in_hand, waiting = self._of(key), 0, 0
+        used, there = self._of(key), InHand()
         # Otherwise not counted: any number of jobs may wait.
         if key.limits.concurrent is not None or key.limits.queued is not None:
-            behind = [live for live in used.lives if not live.recorder.dispatched]
-            waiting = len(behind) + len(used.coming)
-            stored = sum(live.background for live in behind) + sum(used.coming.values())
-            in_hand = len(used.lives) + len(used.coming) - stored
-        if (refused := used.quota.admit(self._clock(), in_hand, waiting, number)) is not None:
+            there = self._everywhere(key.id)
+        refused = used.quota.admit(self._clock(), there.concurrent, there.waiting, number)
+        if refused is not None:
             raise refused
+        self._tell(key.id, requests=number)
 
     @contextmanager
     def coming(self, terms: Terms, request: Request) -> Iterator[None]:
@@ -182,12 +206,17 @@ class Gate:
             yield
         finally:
             del coming[place]
+            self._tell(terms.key)
 
     def hold(self, live: Live) -> None:
         """A response has begun: count it until its end."""
         if (used := self._in_hand.get(live.terms.key)) is not None and not live.log.sealed:
             used.lives.add(live)
-            live.log.when_sealed(lambda: used.lives.discard(live))
+            live.log.when_sealed(lambda: self._let_go(used, live))
+
+    def _let_go(self, used: _InHand, live: Live) -> None:
+        used.lives.discard(live)
+        self._tell(live.terms.key)
 
     def ended(self, live: Live) -> None:
         """A response has ended that a model server was asked for: charge its key."""
@@ -195,6 +224,7 @@ class Gate:
             usage = live.recorder.reported_usage
             prompt = 0 if usage is None else usage.input_tokens
             used.quota.spend_tokens(self._clock(), prompt + live.tokens)
+            self._tell(live.terms.key, tokens=prompt + live.tokens)
 
     def open_socket(self, principal: Principal, close: Callable[[], None]) -> Callable[[], None]:
         """Count a WebSocket. ``close`` closes it, if its key is revoked; call what is returned when
@@ -202,11 +232,20 @@ class Gate:
         if principal.key is None:
             self._keyless.add(close)
             return lambda: self._keyless.discard(close)
-        used = self._of(principal.key)
-        if (refused := used.quota.admit_socket(len(used.sockets))) is not None:
+        id, used = principal.key.id, self._of(principal.key)
+        sockets = len(used.sockets)
+        if self.elsewhere is not None:
+            sockets += self.elsewhere.has(id).sockets
+        if (refused := used.quota.admit_socket(sockets)) is not None:
             raise refused
         used.sockets.add(close)
-        return lambda: used.sockets.discard(close)
+        self._tell(id)
+
+        def gone() -> None:
+            used.sockets.discard(close)
+            self._tell(id)
+
+        return gone
 
     @contextmanager
     def reading(self, principal: Principal, cut: Callable[[], None]) -> Iterator[None]:
@@ -232,6 +271,52 @@ class Gate:
         elif used.quota.limits != key.limits:
             used.quota = Quota(key.limits)
         return used
+
+    # The other nodes.
+
+    def in_hand(self, id: str) -> InHand:
+        """What a key has in hand at this node."""
+        if (used := self._in_hand.get(id)) is None:
+            return InHand()
+        behind = [live for live in used.lives if not live.recorder.dispatched]
+        stored = sum(live.background for live in behind) + sum(used.coming.values())
+        return InHand(
+            len(used.lives) + len(used.coming) - stored,
+            len(behind) + len(used.coming),
+            len(used.sockets),
+        )
+
+    def _everywhere(self, id: str) -> InHand:
+        here = self.in_hand(id)
+        there = InHand() if self.elsewhere is None else self.elsewhere.has(id)
+        return InHand(*map(sum, zip(here, there, strict=True)))
+
+    def _tell(self, id: str, requests: int = 0, tokens: int = 0) -> None:
+        used = self._in_hand.get(id)
+        if self.elsewhere is not None and used is not None and used.quota.limits != UNLIMITED:
+            self.elsewhere.used(id, requests, tokens)
+
+    def missing(self) -> dict[str, tuple[float, float]]:
+        """What the keys with limits have used up, by their ids: see ``Quota.missing``."""
+        now = self._clock()
+        held = self._in_hand.items()
+        return {id: one.quota.missing(now) for id, one in held if one.quota.limits != UNLIMITED}
+
+    def debit(self, id: str, requests: int, tokens: int) -> None:
+        """A key has used so much at another node."""
+        if (quota := self._quota(id)) is not None:
+            quota.debit(self._clock(), requests, tokens)
+
+    def lower(self, id: str, requests: float, tokens: float) -> None:
+        """Another node says that a key has used up at least so much."""
+        if (quota := self._quota(id)) is not None:
+            quota.lower(self._clock(), requests, tokens)
+
+    def _quota(self, id: str) -> Quota | None:
+        key = None if self._keyring is None else self._keyring.get(id)
+        if key is None or key.state(self._now()) != "active":
+            return None
+        return self._of(key).quota
 
     # Changes.
 

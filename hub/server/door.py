@@ -14,7 +14,7 @@ import logging
 import socket
 import ssl
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -77,13 +77,15 @@ class Door:
         *,
         proxies: Proxies | None = None,
         tls: ssl.SSLContext | None = None,
+        listeners: Sequence[socket.socket] = (),
     ) -> None:
+        """``listeners``: sockets that listen already, to accept from instead of making any."""
         self.limits = limits or Limits()
         self.proxies = proxies or Proxies()
         self.tls = tls
         """For connections that come from now on; it may be replaced, but not by nothing."""
         self._crowd = Crowd(self.limits.sockets, self.limits.per_address)
-        self._listeners: list[socket.socket] = []
+        self._listeners = [*listeners]
         self._entering: set[asyncio.Task[None]] = set()
         self._heads: dict[Admitted, float] = {}
         self._bodies: dict[Admitted, tuple[float, StreamReader]] = {}
@@ -108,17 +110,9 @@ class Door:
     ) -> int:
         """Listen, and ``make`` a protocol for everybody who is let in: it has to call ``left``.
         Returns the port. Raises ``OSError``."""
-        loop = asyncio.get_running_loop()
-        self._loop, self._make = loop, make
-        places = await loop.getaddrinfo(
-            host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        )
-        try:
-            for family, _, _, _, place in dict.fromkeys(places):
-                self._listeners.append(_listener(family, place))
-        except OSError:
-            self.close()
-            raise
+        self._loop, self._make = asyncio.get_running_loop(), make
+        if not self._listeners:
+            self._listeners = await listen(host, port)
         for listener in self._listeners:
             self._listen(listener)
         chosen: int = self._listeners[0].getsockname()[1]
@@ -345,19 +339,39 @@ def request_timeout() -> HubError:
     return HubError("request_timeout", "The request did not arrive in time.")
 
 
-def _listener(family: int, place: object) -> socket.socket:
-    listener = socket.socket(family, socket.SOCK_STREAM)
+async def listen(host: str, port: int) -> list[socket.socket]:
+    """Sockets that listen on all addresses of a host; port 0 is a free one. Raises ``OSError``."""
+    places = await asyncio.get_running_loop().getaddrinfo(
+        host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+    )
+    listeners: list[socket.socket] = []
     try:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        if family == socket.AF_INET6:
-            listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-        listener.setblocking(False)
-        listener.bind(place)  # type: ignore[arg-type]  # what getaddrinfo gives
-        listener.listen(BACKLOG)
+        for family, _, _, _, place in dict.fromkeys(places):
+            listeners.append(bind(family, place))
+            listeners[-1].listen(BACKLOG)
     except OSError:
-        listener.close()
+        for listener in listeners:
+            listener.close()
         raise
-    return listener
+    return listeners
+
+
+def bind(family: int, place: object, *, beside: bool = False) -> socket.socket:
+    """A socket at a ``place``, which does not listen yet. ``beside``: others that were made so may
+    be there, too. Raises ``OSError``."""
+    bound = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if beside:
+            bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        if family == socket.AF_INET6:
+            bound.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        bound.setblocking(False)
+        bound.bind(place)  # type: ignore[arg-type]  # what getaddrinfo gives
+    except OSError:
+        bound.close()
+        raise
+    return bound
 
 
 def _try_to_send(sock: socket.socket, data: bytes) -> None:

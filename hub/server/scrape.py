@@ -50,10 +50,11 @@ def metrics_of(
     webhooks: Callable[[], courier.Statistics],
     completions: Callable[[], CompleterStatistics],
     entrance: Callable[[], guard.Statistics],
+    nodes: Callable[[], int],
 ) -> Metrics:
     """The metrics of a hub that is served: it notes its responses there from now on."""
     found = Metrics(lambda model: _knows(hub.dispatcher, model))
-    found.registry.register(_Walk(hub, beat, connections, webhooks, completions, entrance))
+    found.registry.register(_Walk(hub, beat, connections, webhooks, completions, entrance, nodes))
     hub.on_ended.append(found.ended)
     return found
 
@@ -69,6 +70,7 @@ class _Walk(Collector):
         webhooks: Callable[[], courier.Statistics],
         completions: Callable[[], CompleterStatistics],
         entrance: Callable[[], guard.Statistics],
+        nodes: Callable[[], int],
     ) -> None:
         self._hub = hub
         self._beat = beat
@@ -76,11 +78,13 @@ class _Walk(Collector):
         self._webhooks = webhooks
         self._completions = completions
         self._entrance = entrance
+        self._nodes = nodes
 
     def collect(self) -> Iterator[Metric]:
         dispatched = self._hub.dispatcher.statistics()
         yield from _queue(dispatched)
         yield from _upstreams(dispatched.upstreams)
+        yield _gauge("hub_nodes", "Nodes that share the store, this one included.", self._nodes())
         yield from _responses(self._hub)
         yield from _store(self._hub)
         yield from _loop(self._beat())
@@ -129,7 +133,7 @@ def _queue(said: Dispatched) -> Iterator[Metric]:
 def _upstreams(said: Mapping[str, UpstreamStatistics]) -> Iterator[Metric]:
     for name, help, field in (
         ("hub_upstream_requests", "Requests that have a place there.", "in_flight"),
-        ("hub_upstream_window_requests", "The most requests that it is given.", "window"),
+        ("hub_upstream_window_requests", "The most that this node gives it.", "window"),
         ("hub_upstream_tokens", "Tokens that its requests may come to hold.", "tokens"),
     ):
         yield _gauge(name, help, _each(said, field), "upstream")

@@ -316,7 +316,7 @@ class Session:
             self._later(one.turn, partial(self._go_along, one, cursor))
 
     async def _go_along(self, one: _Running, cursor: int) -> None:
-        live = await self._hub.open(one.live.id, tenant=self._tenant)
+        live = await self._hub.open(one.live.kept_as, tenant=self._tenant)
         self._read(one.turn, live, cursor=cursor, parent=one.parent)
 
     def _ended(self, one: _Running) -> None:

@@ -125,7 +125,7 @@ class _Reading:
             return
         for live, render, cursor in moved:
             try:
-                there = await self._hub.open(live.id, tenant=live.tenant)
+                there = await self._hub.open(live.kept_as, tenant=live.tenant)
             except HubError:
                 self.cut = True
                 return

@@ -130,3 +130,30 @@ async def test_a_reader_that_goes_away_ends_its_stream(begin: Begin) -> None:
     _, body = await ask(port, chat(3, 2))
     assert body.endswith(b"data: [DONE]\n\n")
     assert source.streamed < 10_000_000
+
+
+@pytest.mark.parametrize("characters", [0, 1, 5, 6, 7, 8, 9, 700, 20_000])
+async def test_it_goes_on_from_exactly_where_an_unfinished_text_stops(
+    begin: Begin, characters: int
+) -> None:
+    heard: list[tuple[int, int, str]] = []
+    _, port = await begin(on_asked=lambda *told: heard.append(told))
+    whole = WORDS.answer(7, 10_000)
+    said = whole[:characters]
+    messages = [{"role": "user", "content": "seed=7"}, {"role": "assistant", "content": said}]
+    http, body = await ask(port, chat(4000, messages=messages, continue_final_message=True))
+    assert http.status == 200
+    sink = TextSink()
+    reader = ChunkReader(sink)
+    for event in SseParser().feed(body):
+        reader.feed(event)
+    assert len(sink.said) == 4000
+    assert whole.startswith(said + "".join(sink.said))
+    assert heard == [(7, characters, "")]
+
+
+async def test_it_goes_on_with_no_other_text(begin: Begin) -> None:
+    _, port = await begin()
+    messages = [{"role": "user", "content": "seed=7"}, {"role": "assistant", "content": "Ah."}]
+    http, _ = await ask(port, chat(4, messages=messages, continue_final_message=True))
+    assert http.status == 400

@@ -335,6 +335,7 @@ class Site:
     gather: float | None = None
     arrays: bool = False
     slots: int | None = None
+    server: str = ""
 
 
 class Bench:
@@ -353,7 +354,12 @@ class Bench:
         engine.slots = site.slots
         self.engines.append(engine)
         return Upstream(
-            engine, site.window, tokens=site.tokens, gather=site.gather, arrays=site.arrays
+            engine,
+            site.window,
+            tokens=site.tokens,
+            gather=site.gather,
+            arrays=site.arrays,
+            server=site.server,
         )
 
     def add(self, site: Site) -> Upstream:

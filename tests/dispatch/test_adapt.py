@@ -358,6 +358,46 @@ def on_trial(slots: int) -> tuple[Adaptive, float]:
     return one, now
 
 
+@given(st.integers(2, 64), st.data())
+def test_a_share_of_the_slots_is_the_most(slots: int, data: st.DataObject) -> None:
+    """What was full is as large as the share at once, what was not grows by itself; and it is never
+    shrunk below a quarter of the share."""
+    one = adaptive(slots)
+    assert one.most == Adaptive.first_size(slots)
+    for now, share in enumerate(data.draw(st.lists(st.integers(1, one.most), max_size=8))):
+        full, before = one.window.size >= one._most, one.window.size
+        one.share(float(now), share)
+        begun = one.window.size
+        assert begun == (share if full else min(before, share))
+        congested = Load(running=slots, waiting=10 * slots)
+        crowd(one, Server(slots), 1000.0 * (now + 1))
+        one.load(1000.0 * (now + 2), congested)
+        good_round(one, 1000.0 * (now + 2))
+        assert min(begun, max(1, share // 5)) <= one.window.size <= share
+
+
+def test_a_queue_of_all_nodes_is_judged_by_what_all_may_have() -> None:
+    """Not by a share of it, which is smaller than the queue that is meant to be there."""
+    one = adaptive(256)
+    one.share(0.0, 33)
+    one.load(1.0, Load(running=256, waiting=8))
+    good_round(one, 1.0)
+    assert one.window.size == 33
+    one.load(10.0, Load(running=256, waiting=40))
+    good_round(one, 10.0)
+    assert one.window.size < 33
+
+
+def test_where_others_use_the_server_nobody_tries_one_by_one() -> None:
+    """What they have there says nothing of it."""
+    alone, one = adaptive(4), adaptive(4)
+    one.share(0.0, 3)
+    for each, server in ((alone, Server(4)), (one, Server(3))):
+        crowd(each, server, rounds=20)
+    assert alone.changes["trial"]
+    assert not one.changes["trial"]
+
+
 def test_slots_that_are_told_later_are_the_size_at_once() -> None:
     """A server that was not there at first is not asked step by step."""
     one = adaptive()

@@ -15,6 +15,7 @@ from hub.api.requests import Generation
 from hub.engines.sim_text import full_text
 from tests.e2e.process import command
 from tests.engines import scripted
+from tests.redis_server import needs_redis, running_redis
 
 try:
     from playwright.async_api import Browser, BrowserContext, expect
@@ -312,6 +313,28 @@ async def test_what_cannot_be_resumed_keeps_its_text(open_tab: Open, url: str) -
         await assert_whole(tab, other.url, said(LONG, text, SHORT))
 
 
+@needs_redis
+async def test_an_answer_goes_on_at_another_node_when_its_own_restarts(open_tab: Open) -> None:
+    """And so does the conversation, and the reader has nothing to do."""
+    with running_redis() as redis:
+        serve = ("serve", "--port", "0", "--sim", "--sim-speed", "1.5", "--store", redis.url)
+        async with command(*serve) as one, command(*serve) as other, network(one.url) as net:
+            tab = await open_tab(net.url)
+            await tab.send(LONG)
+            await tab.streaming(50)
+            net.target = other.url
+            assert await one.stop() == 0
+            await tab.ended()
+            (resume,) = tab.sent("response.resume")
+            assert resume["starting_after"] > 0
+            await assert_whole(tab, other.url, said(LONG))
+            await tab.send(SHORT)
+            await tab.ended()
+            await assert_whole(tab, other.url, said(LONG, said(LONG), SHORT))
+            assert tab.connections == 2
+            assert len(tab.sent("response.create")) == 2
+
+
 # Tabs.
 
 
@@ -582,3 +605,69 @@ async def test_hub_js_resumes_by_id_and_tells_what_it_cannot(open_tab: Open, url
         assert whole.endswith(rest)
         assert 0 < len(rest) < len(whole)
         assert gone == "HubError response_not_found"
+
+
+@pytest.mark.parametrize(
+    ("code", "status", "outcome", "connections"),
+    [
+        ("store_unavailable", 503, "completed", 2),
+        ("response_not_found", 404, "completed", 2),
+        ("shutting_down", 503, "completed", 4),
+        ("invalid_value", 400, "invalid_value", 2),
+    ],
+)
+async def test_hub_js_asks_a_node_again_that_cannot_say_now(
+    open_tab: Open, code: str, status: int, outcome: str, connections: int
+) -> None:
+    """After a close that says when to come back: a delay of its own would take it a minute."""
+    tab = await open_tab()
+    ended, text, count, cursors = await tab.page.evaluate(
+        """async ({ code, status }) => {
+            const { Hub } = await import('/hub.js')
+            let connections = 0
+            let refusals = 2
+            const cursors = []
+            class Scripted {
+                constructor() {
+                    this.number = ++connections
+                    setTimeout(() => this.onopen({}))
+                }
+                say(event) {
+                    this.onmessage({ data: JSON.stringify({ ...event, stream_id: this.lane }) })
+                }
+                send(frame) {
+                    const asked = JSON.parse(frame)
+                    this.lane = asked.stream_id
+                    setTimeout(() => this.answer(asked))
+                }
+                answer(asked) {
+                    const response = { id: 'resp_1', status: 'completed', output: [] }
+                    const delta = { type: 'response.output_text.delta' }
+                    if (asked.type === 'response.create') {
+                        this.say({ type: 'response.created', sequence_number: 0, response })
+                        this.say({ ...delta, sequence_number: 1, delta: 'One ' })
+                        this.onclose({ code: 1012, reason: 'hub is shutting down; retry in 10 ms' })
+                    } else {
+                        cursors.push(asked.starting_after)
+                        const headers = { 'retry-after': '0.01' }
+                        const no = { type: 'error', status, headers, error: { code } }
+                        if (refusals-- > 0) return this.say(no)
+                        this.say({ ...delta, sequence_number: 2, delta: 'two' })
+                        this.say({ type: 'response.completed', sequence_number: 3, response })
+                    }
+                }
+                close() {}
+            }
+            const slow = { firstDelay: 60_000, maxDelay: 60_000 }
+            const hub = new Hub('/v1/responses', { ...slow, WebSocket: Scripted })
+            let text = ''
+            const run = hub.create({ input: 'Hello' }, { onDelta: (delta) => (text += delta) })
+            const ended = await run.done.then(({ status }) => status, ({ code }) => code)
+            hub.close()
+            return [ended, text, connections, cursors]
+        }""",
+        {"code": code, "status": status},
+    )
+    assert (ended, count) == (outcome, connections)
+    assert text == ("One two" if outcome == "completed" else "One ")
+    assert set(cursors) == {1}

@@ -17,10 +17,14 @@ from websockets.typing import Subprotocol
 from hub.dispatch.terms import Class
 from hub.key_file import Watched, save
 from hub.keys import RANDOM_BYTES, Keyring, Limits, new_key
+from hub.nodes import Nodes
 from hub.server import app
+from hub.server.shared_limits import USED
 from hub.store.base import Store
 from hub.store.memory import MemoryStore
 from tests.running import Running, Start
+from tests.shared_store import Place, SharedStore
+from tests.test_nodes import Quiet
 
 (ADA, _ada), (BOB, _bob), (ADMIN, _admin) = (
     new_key(bytes([number]) * RANDOM_BYTES, tenant=tenant, now=0, admin=number == 3)
@@ -374,3 +378,34 @@ async def test_many_at_once_are_no_more_than_one_after_the_other(
         store.go_on.set()
         statuses = [(await one)[0] for one in asked]
     assert sorted(statuses) == [200, 200, 429, 429, 429, 429]
+
+
+@pytest.fixture
+def once(tmp_path: Path) -> tuple[str, Path]:
+    """A key that may ask once a minute, and where it is kept."""
+    limits = Limits(requests_per_minute=1)
+    text, key = new_key(bytes([9]) * RANDOM_BYTES, tenant="ada", now=0, limits=limits)
+    save(tmp_path / "keys.json", Keyring([key]))
+    return text, tmp_path / "keys.json"
+
+
+async def test_a_limit_holds_for_all_nodes(start: Start, once: tuple[str, Path]) -> None:
+    """From when they have told each other."""
+    (text, path), place = once, Place()
+    servers, nodes = [], []
+    for name in ("a", "b"):
+        store = SharedStore(place, name)
+        nodes.append(Nodes(store, Quiet(name)))
+        await nodes[-1].start()
+        keys = await asyncio.to_thread(Watched, path)
+        servers.append(await start(store=store, keys=keys, nodes=nodes[-1]))
+    told = asyncio.Event()
+    place.members[1].hear(lambda kind, body: told.set() if kind == USED else None)
+    async with aiohttp.ClientSession() as session:
+        body = {"input": "x", "store": False}
+        assert (await ask(session, servers[0], text, "POST", "/v1/responses", body))[0] == 200
+        await told.wait()
+        status, answer = await ask(session, servers[1], text, "POST", "/v1/responses", body)
+        assert (status, answer["error"]["code"]) == (429, "rate_limit_exceeded")
+    for one in nodes:
+        await one.close()

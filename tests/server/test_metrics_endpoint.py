@@ -88,6 +88,7 @@ async def test_an_idle_server_tells_of_itself(start: Start, client: aiohttp.Clie
     hub = await start()
     samples = await scrape(client, hub)
     assert value(samples, "hub_upstream_window_requests") == 16
+    assert value(samples, "hub_nodes") == 1
     assert value(samples, "hub_upstream_state", state="closed") == 1
     assert value(samples, "hub_upstream_state", state="open") == 0
     assert value(samples, "hub_connections") == 0

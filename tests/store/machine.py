@@ -286,4 +286,4 @@ class SqliteMachine(StoreMachine):
 async def _outcomes(futures: list[asyncio.Future[Any]]) -> list[object]:
     outcomes = await asyncio.gather(*futures, return_exceptions=True)
     refusals = (Fenced, IdempotencyConflict, HubError)
-    return [type(one) if isinstance(one, refusals) else one for one in outcomes]
+    return [next((kind for kind in refusals if isinstance(one, kind)), one) for one in outcomes]

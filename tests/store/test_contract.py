@@ -1,4 +1,4 @@
-"""Both stores against the contract: by example, and against a model."""
+"""The stores against the contract: by example, and against a model."""
 
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -9,7 +9,9 @@ from hypothesis import settings
 
 from hub.store.base import Store
 from hub.store.memory import MemoryStore
+from hub.store.redis import RedisStore
 from hub.store.sqlite import SqliteStore
+from tests.redis_server import RedisServer, needs_redis
 from tests.store.contract import StoreContract
 from tests.store.machine import SqliteMachine, StoreMachine
 
@@ -31,6 +33,20 @@ class TestSqliteStore(StoreContract):
     @pytest.fixture
     async def store(self, tmp_path: Path, no_blocking: BlockBuster) -> AsyncIterator[Store]:
         store = SqliteStore(tmp_path / "store")
+        await store.start(0.0)
+        yield store
+        await store.close()
+
+
+@needs_redis
+class TestRedisStore(StoreContract):
+    """By example, in Redis."""
+
+    @pytest.fixture
+    async def store(
+        self, redis_server: RedisServer, no_blocking: BlockBuster
+    ) -> AsyncIterator[Store]:
+        store = RedisStore(redis_server.url)
         await store.start(0.0)
         yield store
         await store.close()

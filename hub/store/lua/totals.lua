@@ -1,0 +1,2 @@
+-- Gives the totals.
+return {totals()}
