@@ -180,7 +180,7 @@ class Ownership:
 
     def drop(self, live: Live) -> None:
         """Nobody reads a mirror any more: forget it."""
-        if live.elsewhere and live.id in self._mirrors:
+        if live.id in self._mirrors and not self._jobs.holds(live.id):
             self._close_mirror(live.id)
             self._archive.forget(live.id)
 
@@ -209,18 +209,17 @@ class Ownership:
             if self._jobs.holds(body):
                 self._stop(body)
         elif kind == "deleted":
-            live = self._archive.held(body)
-            if live is None or not self._jobs.holds(body):
-                self._close_mirror(body)
-                self._archive.forget(body)
+            if not self._jobs.holds(body):
+                self._let_mirror_go(body)
         elif kind == "reading":
             for id in body.split():
                 live = self._archive.held(id)
                 if live is not None and live.ends_alone is not None:
                     self.end_alone(live)
         elif kind == "missed":
-            # Some of what is remembered may have been deleted meanwhile.
+            # Some of what is remembered or shown may have been deleted meanwhile.
             self._archive.forget_ended()
+            self._let_mirrors_go(waited_for=True)
             self._jobs.wake()
 
     def end_alone(self, live: Live) -> None:
@@ -237,12 +236,15 @@ class Ownership:
         """A job is this node's: run it, or go on with it where its last owner has stopped."""
         if record.background and not (record.cancelled or self._bounds.room()):
             return await self._jobs.release(record.id)
+        if self._runs_on(record):
+            return
         live = await self._archive.load(record)
-        if self._store.shared and not live.recorder.ended:
+        if record.attempt > 1 and self._store.shared and not live.recorder.ended:
             # It may have been read before its last owner had written his last.
-            mirror = self._mirrors.get(live.id) or Mirror(self._store, live)
-            await mirror.settle()
-            self._mirrors.pop(live.id, None)
+            if live.id not in self._mirrors:
+                self._mirror(live)
+            await self._mirrors[live.id].settle()
+        self._close_mirror(live.id)
         live.elsewhere = False
         assert isinstance(live.journal, JobJournal)
         live.attempt = record.attempt
@@ -264,6 +266,21 @@ class Ownership:
                 live.failed(error)
         if not record.background and not live.readers and not live.recorder.ended:
             self.end_alone(live)
+
+    def _runs_on(self, record: Record) -> bool:
+        """Whether what was claimed has been running here all the time: its lease had lapsed, and
+        nobody else has taken it. If somebody has, what runs here is another text."""
+        live = self._archive.held(record.id)
+        if live is None or not live.attempt:
+            return False
+        if record.attempt == live.attempt + 1:
+            assert isinstance(live.journal, JobJournal)
+            live.attempt = record.attempt
+            live.journal.open(record.attempt)
+            return True
+        self._fenced(live)
+        self._jobs.hold(record)
+        return False
 
     async def _give_back(self, live: Live) -> None:
         live.attempt = 0
@@ -366,15 +383,20 @@ class Ownership:
         self._let_mirrors_go(waited_for=True)
 
     def _let_mirrors_go(self, *, waited_for: bool) -> None:
-        """Have those who read here what other nodes write read it there; those who cannot come back
+        """Have those who read what other nodes write look for it again; those who cannot come back
         only if also what is ``waited_for`` goes."""
-        for id in [*self._mirrors]:
+        for id in [id for id in self._mirrors if not self._jobs.holds(id)]:
             live = self._archive.held(id)
             if live is None or waited_for or not live.waiters:
-                self._close_mirror(id)
-                self._archive.forget(id)
-                if live is not None:
-                    live.moved()
+                self._let_mirror_go(id)
+
+    def _let_mirror_go(self, id: str) -> None:
+        """What is read or remembered here is looked for again."""
+        live = self._archive.held(id)
+        self._close_mirror(id)
+        self._archive.forget(id)
+        if live is not None:
+            live.moved()
 
     async def _give_away(self, live: Live) -> None:
         await self._jobs.release(live.id)

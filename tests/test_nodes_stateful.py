@@ -248,7 +248,7 @@ class Reader:
             self.world.tell_id(story, live)
             if event.type == "response.output_text.delta":
                 self.text += event.delta
-                assert story.expected.startswith(self.text)
+                assert story.expected.startswith(self.text), (story.expected, self.text)
             self.over = event.type in TERMINAL_EVENTS
             if self.over and not self.world.memory:
                 self.world.check_cancelled(story, live)
@@ -683,6 +683,7 @@ class World:
                 reader = Reader(self, story, eager=True)
                 reader.attach(node, live)
                 reader.detach()
+                self.check()
                 assert story.end == reader.cursor or self.memory
                 result = orjson.loads(await node.hub.result(story.id))
             except HubError as refusal:

@@ -252,6 +252,7 @@ class RedisStore:
                 1 if len(body) <= MOST_PUSHED else 0,
             ),
             understand,
+            patient=True,
         )
 
     def read(self, id: str, after: int = -1) -> asyncio.Future[Sequence[Segment]]:

@@ -1,7 +1,8 @@
 """Calls of Redis: many on their way at once, carried out in the order in which they were made.
 
 A call is packed at once, and everything that one turn of the event loop has made is written
-together. The answers come in the same order.
+together. *Patient* calls, one for every token, wait for others until ``GAP`` after the last write;
+what comes after a pause is not held up. The answers come in the same order.
 
 When the connection is lost, nobody knows which of the calls that were sent have been carried out.
 Those that may be repeated are sent again, in their order, on the next connection; the others fail.
@@ -32,6 +33,9 @@ logger = logging.getLogger("hub.store.redis")
 
 MOST_WAITING = 65_536
 """Calls that wait for an answer; more are refused."""
+GAP = 0.002
+"""Seconds from one write to the next for patient calls. A write costs this process and Redis more
+than what is in it: a few system calls, and waking up the other one, twice."""
 LATE = 0.1
 """Seconds of lateness from which a timer tells more of this process than of Redis."""
 
@@ -95,6 +99,9 @@ class Calls:
         self._unknown: list[_Call] = []
         """Those whose script Redis does not know, and those behind them; what waits comes later."""
         self._flushing: asyncio.Handle | None = None
+        self._at_leisure = False
+        """Only patient calls are to be written."""
+        self._written_at = float("-inf")
         self._timer: asyncio.TimerHandle | None = None
         self._closed = True
         self.made = 0
@@ -144,9 +151,11 @@ class Calls:
         understand: Callable[[Any], T],
         *,
         again: bool = True,
+        patient: bool = False,
     ) -> asyncio.Future[T]:
         """Make a call in its turn. ``understand`` makes the result of the answer, in its turn too;
-        what it raises is the call's error. ``again``: it may be carried out twice."""
+        what it raises is the call's error. ``again``: it may be carried out twice. ``patient``: see
+        above."""
         loop = self._loop or asyncio.get_running_loop()
         future: asyncio.Future[T] = loop.create_future()
         now = loop.time()
@@ -163,15 +172,30 @@ class Calls:
             self._waiting.append(_Call(packed, understand, future, now, again))
             if self._link.is_up and not self._unknown:
                 self._unwritten.append(packed)
-                if self._flushing is None:
-                    self._flushing = loop.call_soon(self._flush)
+                if self._flushing is None or (self._at_leisure and not patient):
+                    self._flush_soon(loop, now, patient=patient)
             if self._timer is None:
                 self._timer = loop.call_at(now + PATIENCE, self._check, now + PATIENCE)
         return future
 
+    def _flush_soon(self, loop: asyncio.AbstractEventLoop, now: float, *, patient: bool) -> None:
+        if self._flushing is not None:
+            self._flushing.cancel()
+        due = self._written_at + GAP
+        self._at_leisure = patient and now < due
+        if self._at_leisure:
+            self._flushing = loop.call_at(due, self._flush)
+        else:
+            self._flushing = loop.call_soon(self._flush)
+
     def _flush(self) -> None:
-        self._flushing = None
+        if self._flushing is not None:
+            self._flushing.cancel()
+            self._flushing = None
+        self._at_leisure = False
         if self._unwritten:
+            assert self._loop is not None
+            self._written_at = self._loop.time()
             self._link.write(b"".join(self._unwritten))
             self._unwritten = []
             self._sent = len(self._waiting)
