@@ -51,6 +51,8 @@ class Jobs:
         self._held: dict[str, int] = {}
         self._foreground: set[str] = set()
         """Those of them that are no background work."""
+        self._starting: set[str] = set()
+        """Those of them that are not running yet."""
         self._quiet_until = float("-inf")
         """When the owners of lapsed leases have had their time."""
         self._news = asyncio.Event()
@@ -93,6 +95,10 @@ class Jobs:
         if self._drop(id) is not None:
             self._news.set()
 
+    def let_lapse(self, id: str) -> None:
+        """Hold a job no more: somebody else may have it when its lease has run out."""
+        self._drop(id)
+
     async def release(self, id: str) -> None:
         """Give a job back: somebody else may have it at once."""
         attempt = self._drop(id)
@@ -104,10 +110,27 @@ class Jobs:
                 logger.warning("%s could not be given back: %r", id, error)
 
     async def close(self) -> None:
-        """Claim no more. What is held stays held until it is done or released."""
+        """Claim no more. What is held stays held until it is done or released; where others could
+        take it, it is renewed until ``end``."""
+        await self.end()
+        for id in [*self._starting]:
+            await self.release(id)
+        if self._task is not None and self._store.shared:
+            self._task = asyncio.create_task(self._keep())
+
+    async def end(self) -> None:
+        """Renew no more, either."""
         if self._task is not None:
             self._task.cancel()
             await asyncio.wait((self._task,))
+
+    async def _keep(self) -> None:
+        while True:
+            try:
+                await self._renew()
+            except HubError as error:
+                logger.warning("cannot renew leases: %s", error)
+            await asyncio.sleep(self._lease / 3)
 
     async def _work(self) -> None:
         renewed = self._now()
@@ -161,6 +184,7 @@ class Jobs:
         """Hold a claimed job and have it run. False if it was given back: if nothing else happened,
         it would be claimed again at once."""
         self.hold(record)
+        self._starting.add(record.id)
         try:
             await self._run(record)
         except Exception:
@@ -168,8 +192,10 @@ class Jobs:
             logger.exception("%s could not be started", record.id)
             self._drop(record.id)
             return True
+        self._starting.discard(record.id)
         return record.id in self._held
 
     def _drop(self, id: str) -> int | None:
         self._foreground.discard(id)
+        self._starting.discard(id)
         return self._held.pop(id, None)

@@ -265,14 +265,18 @@ class JobJournal:
 
     def _asked(self, done: asyncio.Future[Record | None], attempt: int) -> None:
         """Whether the first try to write its end was carried out, though its answer was an error,
-        or another has claimed it meanwhile."""
+        or another has claimed it meanwhile, and perhaps ended it, too."""
         self._busy = False
         error = done.exception()
         if attempt != self._attempt:
             self._grew()
         elif isinstance(error, HubError):
             self._retry(error)
-        elif (record := done.result()) is not None and record.result is not None:
+        elif (
+            (record := done.result()) is not None
+            and record.result is not None
+            and record.attempt == attempt
+        ):
             self._unwritten = []
             self._log.release(self._log.next - 1)
             self._kept()

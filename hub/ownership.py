@@ -81,8 +81,6 @@ class Ownership:
 
     async def close(self) -> None:
         """Claim no more. What is held stays held until it is done or handed over."""
-        if self._teller is not None:
-            self._teller.cancel()
         await self._jobs.close()
 
     def look(self) -> None:
@@ -235,7 +233,7 @@ class Ownership:
     async def _run(self, record: Record) -> None:
         """A job is this node's: run it, or go on with it where its last owner has stopped."""
         if record.background and not (record.cancelled or self._bounds.room()):
-            return await self._jobs.release(record.id)
+            return await self._put_off(record.id)
         if self._runs_on(record):
             return
         live = await self._archive.load(record)
@@ -260,7 +258,8 @@ class Ownership:
                 self._dispatcher.submit(live)
         except HubError as error:
             # What is full or broken may be well later; where nobody can go on, nobody ever can.
-            if record.background and error.row.retryable and error.row.fault is not Fault.HUB:
+            later = error.row.retryable and error.row.fault is not Fault.HUB
+            if later and (record.background or error.code == "rate_limit_exceeded"):
                 await self._give_back(live)
             else:
                 live.failed(error)
@@ -287,7 +286,15 @@ class Ownership:
         if self._store.shared:
             self._archive.forget(live.id)
             live.moved()
-        await self._jobs.release(live.id)
+        await self._put_off(live.id)
+
+    async def _put_off(self, id: str) -> None:
+        """Have a job claimed again, though not at once: nodes that are told of it would pass it on
+        to each other without a pause."""
+        if self._store.shared:
+            self._jobs.let_lapse(id)
+        else:
+            await self._jobs.release(id)
 
     def _stop(self, id: str) -> None:
         live = self._archive.held(id)
@@ -342,7 +349,9 @@ class Ownership:
             record = await self._store.get(tenant, id)
             if record is not None and record.result is None and not record.attempt:
                 # Nobody has it. If somebody claims it now, he finds the wish in its record.
-                self._end_unbegun(await self._archive.revived(record))
+                live = await self._archive.revived(record)
+                if not live.recorder.ended:
+                    self._end_unbegun(live)
         except HubError as error:
             logger.warning("%s could not be cancelled: %s", id, error)
 
@@ -379,6 +388,9 @@ class Ownership:
                 for live in lives:
                     await live.until_kept()
                     await self._give_away(live)
+        await self._jobs.end()
+        if self._teller is not None:
+            self._teller.cancel()
         self.over = True
         self._let_mirrors_go(waited_for=True)
 

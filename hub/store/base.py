@@ -324,8 +324,8 @@ class Store(Protocol):
     def hear(self, news: Callable[[str, str], None]) -> None:
         """Have ``news`` called on the event loop with the ``kind`` and the ``body`` of each message
         that another node has sent. Several may listen. The store itself sends ``cancel`` with the
-        id of a job that was cancelled, and ``job`` with that of one that can be claimed: new, or
-        released."""
+        id of a job that was cancelled, ``job`` with that of one that can be claimed: new, or
+        released, and ``missed`` when messages may have been lost."""
         ...
 
     def statistics(self) -> Statistics:

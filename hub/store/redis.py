@@ -5,10 +5,9 @@ another without waiting (``redis_calls.py``), over a connection that is made aga
 (``redis_link.py``). A second connection brings the news of logs and of other nodes
 (``redis_news.py``).
 
-How long a promise lasts is Redis's business. With ``appendonly yes`` and ``appendfsync always``
-what was acknowledged survives its death and a power loss. With ``everysec``, the default, a power
-loss may undo the last second or two, and its death what came while its disk was slow to sync.
-Where it has lost the end of a log, ``append`` says how far it reaches (``Behind``).
+With ``appendonly yes`` and ``appendfsync always`` what Redis has acknowledged survives its death,
+and power losses. With ``everysec``, its default, it may come back without its last second or two:
+the nodes that live make their changes of that time once more (``redis_recent.py``).
 """
 
 import asyncio
@@ -20,6 +19,7 @@ from typing import Any
 from redis.exceptions import RedisError
 
 from hub.errors import HubError
+from hub.store import redis_scripts as lua
 from hub.store.base import (
     DELIVERY_HOLD,
     Behind,
@@ -51,22 +51,7 @@ from hub.store.redis_records import (
     segment_fields,
     segment_of,
 )
-from hub.store.redis_scripts import (
-    APPEND,
-    BEAT,
-    CANCEL,
-    CLAIM,
-    COMPLETE,
-    DELETE,
-    DELIVERED,
-    DELIVERIES,
-    EXPIRE,
-    PUT,
-    RELEASE,
-    RENEW,
-    RETRY,
-    Script,
-)
+from hub.store.redis_scripts import Script
 from hub.store.size import SEGMENT_OVERHEAD, record_size, segment_size
 
 AT_ONCE = 200
@@ -100,6 +85,7 @@ class RedisStore:
                 "store_unavailable", f"Responses cannot be kept in {self.place}: {error}."
             ) from error
         await self._common.start()
+        self._news.listen(self._heard)
 
     async def close(self) -> None:
         self._common.close()
@@ -112,14 +98,8 @@ class RedisStore:
 
     def statistics(self) -> Statistics:
         calls, common = self._calls, self._common
-        return Statistics(
-            common.records,
-            common.jobs,
-            common.bytes,
-            waiting=calls.waiting - common.waiting,
-            commits=calls.writes,
-            last_commit=calls.last_wait,
-        )
+        waiting = calls.waiting - common.waiting
+        return Statistics(*common.totals, waiting, calls.writes, calls.last_wait)
 
     def _run(
         self,
@@ -129,9 +109,10 @@ class RedisStore:
         understand: Callable[[Any], Any],
         *,
         again: bool = True,
+        changes: str = "",
     ) -> asyncio.Future[Any]:
         command = ("EVALSHA", script.name, len(keys), *keys, *arguments)
-        return self._calls.call(command, understand, again=again)
+        return self._calls.call(command, understand, again=again, changes=changes)
 
     def _touch(self, id: str) -> tuple[str, str, str]:
         """The keys of a response: record, log, channel. It is about to be written from here."""
@@ -171,7 +152,9 @@ class RedisStore:
         created_at, expires_at = number(record.created_at), number(record.expires_at)
         arguments = [record.id, job, held, created_at, expires_at, size, self._news.channel]
         arguments += [self.node, *key, *segment_fields(segment), is_pushed(segment)]
-        return self._run(PUT, keys, [*arguments, *record_fields(record)], understand)
+        return self._run(
+            lua.PUT, keys, [*arguments, *record_fields(record)], understand, changes=record.id
+        )
 
     def repeated(self, tenant: str, idempotency: Idempotency) -> asyncio.Future[str | None]:
         def understand(reply: Any) -> str | None:
@@ -199,7 +182,9 @@ class RedisStore:
                 self._news.wrote(id, -1, ended=True)
             return bool(reply[0])
 
-        return self._run(DELETE, self._touch(id), (tenant,), understand, again=False)
+        return self._run(
+            lua.DELETE, self._touch(id), (tenant,), understand, again=False, changes=id
+        )
 
     def expire(self, now: float, max_bytes: int | None = None) -> asyncio.Future[int]:
         most = "" if max_bytes is None else max_bytes
@@ -209,7 +194,7 @@ class RedisStore:
             return reply[0], bool(reply[1])
 
         def once() -> asyncio.Future[tuple[int, bool]]:
-            return self._run(EXPIRE, (), (number(now), most, AT_ONCE), understand)
+            return self._run(lua.EXPIRE, (), (number(now), most, AT_ONCE), understand)
 
         async def rest(first: asyncio.Future[tuple[int, bool]]) -> int:
             gone, more = await first
@@ -238,7 +223,7 @@ class RedisStore:
         return self._calls.call(
             (
                 "EVALSHA",
-                APPEND.name,
+                lua.APPEND.name,
                 3,
                 record,
                 log,
@@ -253,6 +238,7 @@ class RedisStore:
             ),
             understand,
             patient=True,
+            changes=id,
         )
 
     def read(self, id: str, after: int = -1) -> asyncio.Future[Sequence[Segment]]:
@@ -282,13 +268,20 @@ class RedisStore:
     def claim(
         self, owner: str, now: float, lease: float, limit: int, *, foreground: bool = False
     ) -> asyncio.Future[Sequence[Record]]:
+        until = number(now + self._common.skew + lease)
+
         def understand(reply: Any) -> Sequence[Record]:
-            return [record_of(id.decode(), fields) for id, fields in reply]
+            claimed = [record_of(id.decode(), fields) for id, fields in reply]
+            for one in claimed:
+                again = one.id, one.attempt, owner, until
+                command = ("EVALSHA", lua.RECLAIM.name, 1, f"hub:r:{one.id}", *again)
+                self._calls.remember(one.id, command)
+            return claimed
 
         now += self._common.skew
         kind = "f" if foreground else "b"
-        arguments = kind, number(now), number(now + lease), max(limit, 0), owner
-        return self._run(CLAIM, (), arguments, understand, again=False)
+        arguments = kind, number(now), until, max(limit, 0), owner
+        return self._run(lua.CLAIM, (), arguments, understand, again=False)
 
     def renew(
         self, leases: Sequence[Lease], now: float, lease: float
@@ -298,7 +291,7 @@ class RedisStore:
         def some(leases: Sequence[Lease]) -> asyncio.Future[Sequence[Lease]]:
             pairs = [part for one in leases for part in (one.id, one.attempt)]
             return self._run(
-                RENEW, (), (until, *pairs), lambda reply: [leases[place] for place in reply]
+                lua.RENEW, (), (until, *pairs), lambda reply: [leases[place] for place in reply]
             )
 
         if len(leases) <= AT_ONCE:
@@ -316,11 +309,11 @@ class RedisStore:
                 raise _fenced(id, attempt)
 
         arguments = id, attempt, self._news.channel, self.node
-        return self._run(RELEASE, (f"hub:r:{id}",), arguments, understand)
+        return self._run(lua.RELEASE, (f"hub:r:{id}",), arguments, understand, changes=id)
 
     def cancel(self, tenant: str, id: str) -> asyncio.Future[bool]:
         arguments = id, tenant, self._news.channel, self.node
-        return self._run(CANCEL, (f"hub:r:{id}",), arguments, bool)
+        return self._run(lua.CANCEL, (f"hub:r:{id}",), arguments, bool, changes=id)
 
     def complete(
         self,
@@ -346,7 +339,9 @@ class RedisStore:
         arguments.append(is_pushed(segment))
         for delivery in deliveries:
             arguments += delivery_fields(delivery)
-        return self._run(COMPLETE, self._touch(id), arguments, understand, again=False)
+        return self._run(
+            lua.COMPLETE, self._touch(id), arguments, understand, again=False, changes=id
+        )
 
     # Webhooks.
 
@@ -357,13 +352,13 @@ class RedisStore:
         agreed = now + self._common.skew
         until = number(agreed + DELIVERY_HOLD)
         arguments = number(now), number(agreed), until, max(limit, 0), self.node
-        return self._run(DELIVERIES, (), arguments, understand)
+        return self._run(lua.DELIVERIES, (), arguments, understand)
 
     def retry(self, id: str, next_at: float) -> asyncio.Future[None]:
-        return self._run(RETRY, (), (id, number(next_at)), _done, again=False)
+        return self._run(lua.RETRY, (), (id, number(next_at)), _done, again=False)
 
     def delivered(self, id: str) -> asyncio.Future[None]:
-        return self._run(DELIVERED, (), (id,), _done)
+        return self._run(lua.DELIVERED, (), (id,), _done, changes=id)
 
     # Nodes.
 
@@ -372,7 +367,7 @@ class RedisStore:
             names = (name.decode() for name in reply[::2])
             return dict(zip(names, reply[1::2], strict=True))
 
-        return self._run(BEAT, (), (self.node, state, int(ttl * 1000)), understand)
+        return self._run(lua.BEAT, (), (self.node, state, int(ttl * 1000)), understand)
 
     def tell(self, kind: str, body: str) -> None:
         message = f"{self.node} {kind} {body}"
@@ -381,6 +376,10 @@ class RedisStore:
 
     def hear(self, news: Callable[[str, str], None]) -> None:
         self._news.listen(news)
+
+    def _heard(self, kind: str, body: str) -> None:
+        if kind == "deleted":
+            self._calls.forget(body)
 
 
 def _key(tenant: str, idempotency: Idempotency) -> str:

@@ -13,6 +13,7 @@ waits is bounded in time, and by ``MOST_WAITING`` in number.
 
 import asyncio
 import logging
+import re
 from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
@@ -25,6 +26,7 @@ from redis.exceptions import RedisError
 from hub.errors import HubError
 from hub.store.base import PATIENCE
 from hub.store.redis_link import Address, Link, ask
+from hub.store.redis_recent import Recent
 from hub.store.redis_scripts import SCRIPTS
 
 T = TypeVar("T")
@@ -65,7 +67,7 @@ def unavailable(reason: str) -> HubError:
 
 
 class _Call:
-    __slots__ = ("again", "future", "packed", "since", "understand")
+    __slots__ = ("again", "future", "id", "packed", "since", "understand")
 
     def __init__(
         self,
@@ -74,7 +76,9 @@ class _Call:
         future: asyncio.Future[Any],
         since: float,
         again: bool,
+        id: str = "",
     ) -> None:
+        self.id = id
         self.packed = packed
         self.understand = understand
         self.future = future
@@ -91,6 +95,10 @@ class Calls:
 
     def __init__(self, address: Address, name: str) -> None:
         self._link = Link(address, name, self)
+        self._recent = Recent()
+        self._run = b""
+        """Redis' name for itself since its start."""
+        self._restarted = False
         self._loop: asyncio.AbstractEventLoop | None = None
         self._waiting: deque[_Call] = deque()
         """Everything that has no answer. The first ``_sent`` have been written."""
@@ -152,10 +160,12 @@ class Calls:
         *,
         again: bool = True,
         patient: bool = False,
+        changes: str = "",
     ) -> asyncio.Future[T]:
         """Make a call in its turn. ``understand`` makes the result of the answer, in its turn too;
         what it raises is the call's error. ``again``: it may be carried out twice. ``patient``: see
-        above."""
+        above. ``changes``: the id of what it changes, if that is not to be lost with Redis' last
+        seconds."""
         loop = self._loop or asyncio.get_running_loop()
         future: asyncio.Future[T] = loop.create_future()
         now = loop.time()
@@ -169,7 +179,7 @@ class Calls:
         else:
             packed = pack_command(command)
             self.made += 1
-            self._waiting.append(_Call(packed, understand, future, now, again))
+            self._waiting.append(_Call(packed, understand, future, now, again, changes))
             if self._link.is_up and not self._unknown:
                 self._unwritten.append(packed)
                 if self._flushing is None or (self._at_leisure and not patient):
@@ -214,12 +224,38 @@ class Calls:
 
     async def prepare(self, connection: Connection) -> None:
         loads = [("SCRIPT", "LOAD", script.text) for script in SCRIPTS]
-        for answer in await ask(connection, *loads):
+        about, *loaded = await ask(connection, ("INFO", "server"), *loads)
+        for answer in loaded:
             if isinstance(answer, RedisError):
                 raise answer
+        found = re.search(rb"run_id:(\w+)", about) if isinstance(about, bytes) else None
+        run = self._run if found is None else found[1]
+        self._restarted = self._restarted or bool(self._run and run != self._run)
+        self._run = run
 
     def up(self) -> None:
+        if self._restarted:
+            self._restarted = False
+            changes = [self._change(packed) for packed in self._recent.all()]
+            self._waiting.extendleft(reversed(changes))
+            self.made += len(changes)
         self._send_again()
+
+    def _change(self, packed: bytes) -> _Call:
+        """A call that was made before. What becomes of it is of no interest."""
+        assert self._loop is not None
+        future: asyncio.Future[None] = self._loop.create_future()
+        future.add_done_callback(asyncio.Future.exception)
+        return _Call(packed, _ignore, future, self._loop.time(), True)
+
+    def forget(self, id: str) -> None:
+        """Another node has deleted it: it is not to be made once more."""
+        self._recent.forget(id)
+
+    def remember(self, id: str, command: tuple[Any, ...]) -> None:
+        """What a call has done beside others can be done once more by this command."""
+        assert self._loop is not None
+        self._recent.add(self._loop.time(), id, pack_command(command))
 
     def heard(self, reply: Any) -> None:
         assert self._sent > 0, "every answer is that of a call"
@@ -234,6 +270,7 @@ class Calls:
             self._refuse(call, str(reply))
         else:
             self._answer(call)
+            assert self._loop is not None
             try:
                 result = call.understand(reply)
             except Exception as error:
@@ -241,6 +278,8 @@ class Calls:
                 # this caller's. The others go on.
                 call.fail(error)
             else:
+                if call.id:
+                    self._recent.add(self._loop.time(), call.id, call.packed)
                 if not call.future.done():  # Whoever awaited it may have been cancelled.
                     call.future.set_result(result)
         if self._unknown and not self._sent:

@@ -45,6 +45,11 @@ class Common:
             self._timer.cancel()
 
     @property
+    def totals(self) -> tuple[int, int, int]:
+        """The records, jobs and bytes that Redis held when it was heard of last."""
+        return self.records, self.jobs, self.bytes
+
+    @property
     def waiting(self) -> int:
         """Its own calls that have no answer."""
         return len(self._asked)

@@ -127,6 +127,8 @@ class News:
         self._flushing: asyncio.Handle | None = None
         self._woken: set[Feed] = set()
         self._waking: asyncio.Handle | None = None
+        self._missed = False
+        """There was a time without a connection."""
         self._listeners: list[Callable[[str, str], None]] = []
         self._timer: asyncio.TimerHandle | None = None
         self._ping_at = 0.0
@@ -220,11 +222,16 @@ class News:
         self._pinged_at = None
         if self._listeners:
             self._write(("SUBSCRIBE", self.channel))
+        if self._missed:
+            self._missed = False
+            for listener in tuple(self._listeners):
+                self._loop.call_soon(listener, "missed", "")
         feeds = list(self._feeds.values())
         for start in range(0, len(feeds), CHANNELS):
             self._ask(feeds[start : start + CHANNELS])
 
     def down(self) -> None:
+        self._missed = True
         self._asked.clear()
         self._unwritten = []
         for feed in self._feeds.values():

@@ -451,10 +451,10 @@ async def test_after_a_cut_followers_are_woken_and_messages_come_again(
             assert part == segment(cursor + 1, cursor + 1)
             cursor = part.last
         await asyncio.sleep(0)
-    while not heard:
+    while ("word", "body") not in heard:
         writer.tell("word", "body")
         await writer.get("ada", "resp_a")
-    assert set(heard) == {("word", "body")}
+    assert set(heard) == {("missed", ""), ("word", "body")}
 
 
 async def test_who_no_longer_follows_is_not_told(node: Node, redis_server: RedisServer) -> None:
@@ -583,3 +583,45 @@ async def test_a_log_that_redis_has_lost_the_end_of_is_written_again(
     await store.append("resp_a", 0, segment(3, 4))
     await store.append("resp_a", 0, segment(5, 5))
     assert [one.last for one in await store.read("resp_a")] == [0, 1, 2, 4, 5]
+
+
+async def test_what_a_restart_has_lost_of_the_last_seconds_is_made_once_more(
+    no_blocking: BlockBuster,
+) -> None:
+    with running_redis("--appendonly", "no") as server:
+        store, other = RedisStore(server.url), RedisStore(server.url)
+        for one in (store, other):
+            await one.start(time.time())
+        held = job("resp_a", status="in_progress", background=False, attempt=1)
+        await store.put(held, segment=segment(0, 1), hold=Hold("me", 200.0))
+        await store.append("resp_a", 1, segment(2, 3))
+        await other.put(job("resp_b"))
+        [claimed_b] = await other.claim("you", 100.0, LEASE, 1)
+        await other.append("resp_b", 1, segment(0, 4))
+        await store.put(job("resp_c"))
+        await store.complete(
+            "resp_c", 0, status="completed", result=b"{}", deliveries=[delivery("evt_1")]
+        )
+        await store.put(answer("resp_d"))
+        heard: list[tuple[str, str]] = []
+        for one in (store, other):
+            one.hear(lambda kind, body: heard.append((kind, body)))
+        assert await other.delete("ada", "resp_d")
+        other.tell("deleted", "resp_d")
+        await until(lambda: ("deleted", "resp_d") in heard)
+
+        await asyncio.to_thread(server.signal, signal.SIGKILL)
+        await asyncio.to_thread(server.start, "--appendonly", "no")
+        await until(lambda: heard.count(("missed", "")) == 2)
+
+        assert await store.get("ada", "resp_a") == held
+        assert await store.read("resp_a") == [segment(0, 1), segment(2, 3)]
+        ended = job("resp_c", status="completed", result=b"{}")
+        assert await store.get("ada", "resp_c") == ended
+        assert await store.deliveries(100.0, 9) == [delivery("evt_1")]
+        assert await store.get("ada", "resp_d") is None
+        await other.append("resp_b", 1, segment(5, 5))
+        assert await other.get("ada", "resp_b") == claimed_b
+        assert [one.last for one in await other.read("resp_b")] == [4, 5]
+        for one in (store, other):
+            await one.close()
