@@ -33,7 +33,7 @@ from hub.options import from_options, options
 from hub.policy import Policy
 from hub.process import listen, run, signals, spare_the_collector
 from hub.server.app import Server
-from hub.server.courier import Courier
+from hub.server.courier import HORIZON, SHARED_HORIZON, Courier
 from hub.server.door import Door
 from hub.server.webhooks import Endpoint, deliveries_of, parse_endpoint
 from hub.store.base import Store
@@ -175,7 +175,12 @@ async def _serve(settings: Settings, again: Callable[[], Settings], place: Place
         raise click.ClickException(error.message) from None
     click.echo(f"Store: {store.place}.")
     nodes = Nodes(store, Shares(dispatcher))
-    courier = Courier(store, endpoints, allow_private=settings.webhook_private)
+    courier = Courier(
+        store,
+        endpoints,
+        allow_private=settings.webhook_private,
+        horizon=SHARED_HORIZON if store.shared else HORIZON,
+    )
     hub = Hub(
         dispatcher,
         store,

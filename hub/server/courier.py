@@ -39,7 +39,7 @@ from hub import __version__
 from hub.errors import HubError
 from hub.server.addresses import is_public
 from hub.server.webhooks import Endpoint, Outcome, next_try, outcome, signed
-from hub.store.base import Delivery
+from hub.store.base import DELIVERY_HOLD, Delivery
 
 logger = logging.getLogger("hub.webhooks")
 
@@ -60,6 +60,9 @@ READ_RATE = 10_000.0
 HORIZON = 900.0
 """Seconds that the courier sleeps at most: only a wall clock that was set makes it sleep too long,
 and then by no more than this."""
+SHARED_HORIZON = DELIVERY_HOLD / 2
+"""The same where nodes share the store: what is read stays a node's, and what a dead one has left
+is found."""
 PAUSE = 5.0
 """Seconds until the store is asked again after it has failed."""
 ANSWER = 64 * 1024
@@ -204,6 +207,7 @@ class Courier:
         chance: Callable[[], float] = random.random,
         transport: Transport | None = None,
         most_held: int = MOST_HELD,
+        horizon: float = HORIZON,
     ) -> None:
         self._store = store
         self._keys: dict[str, list[Webhook]] = {}
@@ -214,6 +218,7 @@ class Courier:
         self._chance = chance
         self._transport = transport or (lambda: open_transport(allow_private=allow_private))
         self._most_held = most_held
+        self._horizon = horizon
         self._task: asyncio.Task[None] | None = None
         self._lanes: dict[str, _Lane] = {}
         self._held: dict[str, str] = {}
@@ -291,8 +296,8 @@ class Courier:
         # backlog takes few reads.
         limit = 2 * len(self._held) + PAGE
         now = self._now()
-        self._alarm = now + HORIZON
-        rows = await self._insist(lambda: self._store.deliveries(now + HORIZON, limit))
+        self._alarm = now + self._horizon
+        rows = await self._insist(lambda: self._store.deliveries(now + self._horizon, limit))
         for row in rows:
             if row.next_at > now:
                 self._remind(row.next_at)

@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import asdict, dataclass
+from itertools import pairwise
 from types import SimpleNamespace
 from typing import Any
 
@@ -29,6 +30,7 @@ from hub.server.courier import (
     FAILURES,
     HORIZON,
     PAUSE,
+    SHARED_HORIZON,
     Courier,
     Post,
     PublicResolver,
@@ -36,7 +38,7 @@ from hub.server.courier import (
     public_socket,
 )
 from hub.server.webhooks import LIFETIME, Endpoint, backoff, deliveries_of
-from hub.store.base import Delivery, Record
+from hub.store.base import DELIVERY_HOLD, Delivery, Record
 from hub.store.memory import MemoryStore
 from tests.virtual import virtual
 
@@ -475,6 +477,19 @@ async def test_a_courier_that_dies_says_so(caplog: pytest.LogCaptureFixture) -> 
     await asyncio.sleep(0.1)
     assert "webhooks are no longer delivered" in caplog.text
     await courier.stop()
+
+
+@virtual
+async def test_what_another_node_has_left_is_found_within_the_horizon() -> None:
+    """And while nothing is left, its own rows are asked for before they are anybody's again."""
+    store, wire = WatchedStore(), Wire(answers(204))
+    async with running(store, wire, horizon=SHARED_HORIZON):
+        await asyncio.sleep(100)
+        await store.add(rows())
+        await store.empty.wait()
+        assert elapsed() <= 100 + SHARED_HORIZON + 1
+        pauses = [later - sooner for sooner, later in pairwise(store.reads)]
+        assert max(pauses) < DELIVERY_HOLD
 
 
 @virtual
