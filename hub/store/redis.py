@@ -54,6 +54,8 @@ from hub.store.redis_records import (
 from hub.store.redis_scripts import Script
 from hub.store.size import SEGMENT_OVERHEAD, record_size, segment_size
 
+FIRST = 8
+"""Events of a log that wait for no others: the first text is among them."""
 AT_ONCE = 200
 """Records that are forgotten, or leases that are renewed, by one script: all others wait for it."""
 
@@ -237,7 +239,7 @@ class RedisStore:
                 1 if len(body) <= MOST_PUSHED else 0,
             ),
             understand,
-            patient=True,
+            patient=segment.first > FIRST,
             changes=id,
         )
 
