@@ -175,12 +175,7 @@ async def _serve(settings: Settings, again: Callable[[], Settings], place: Place
         raise click.ClickException(error.message) from None
     click.echo(f"Store: {store.place}.")
     nodes = Nodes(store, Shares(dispatcher))
-    courier = Courier(
-        store,
-        endpoints,
-        allow_private=settings.webhook_private,
-        horizon=SHARED_HORIZON if store.shared else HORIZON,
-    )
+    courier = _courier(settings, store, endpoints)
     hub = Hub(
         dispatcher,
         store,
@@ -327,6 +322,11 @@ def _shared_store(url: str) -> Store:
             "this is no URL of Redis, or has an option that its client does not know",
             param_hint="'--store'",
         ) from None
+
+
+def _courier(settings: Settings, store: Store, endpoints: list[Endpoint]) -> Courier:
+    horizon = SHARED_HORIZON if store.shared else HORIZON
+    return Courier(store, endpoints, allow_private=settings.webhook_private, horizon=horizon)
 
 
 def _endpoints(settings: Settings) -> list[Endpoint]:

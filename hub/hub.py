@@ -325,8 +325,7 @@ class Hub:
                 self.leave(live)
             if live.log.sealed:
                 return live
-            if self._owned.over:
-                raise HubError("shutting_down", "hub is shutting down.", retry_after=1.0)
+            self._owned.check_open()
             live = await self.open(live.kept_as, tenant=live.tenant)
 
     def join(self, live: Live) -> None:
@@ -374,11 +373,9 @@ class Hub:
 
     async def close(self, deadline: float) -> None:
         """Accept nothing more, give foreground responses ``deadline`` seconds to end, cancel the
-        rest of them, and hand work over that the store knows of: it is given back as it is.
-
-        Where other nodes could go on with it, it is handed over at once. What is given back can be
-        resumed from wherever its readers are.
-        """
+        rest of them, and hand work over that the store knows of: it is given back as it is. Where
+        other nodes could go on with it, it is handed over at once. What is given back can be
+        resumed from wherever its readers are."""
         self._closing = True
         if self._sweeper is not None:
             self._sweeper.cancel()

@@ -121,6 +121,8 @@ class JobJournal:
         self._loop = asyncio.get_running_loop()
         self._attempt = 0
         self._put = put
+        self._tried = False
+        """The put was tried, and has not succeeded."""
         self._from_memory = from_memory
         self._unwritten: list[Segment] = []
         """What was taken and is to be written, the oldest first."""
@@ -178,8 +180,11 @@ class JobJournal:
         self._scheduled = None
         assert not self._busy, "the next write waits for the one before"
         assert not self.fenced, "what is fenced is not written"
-        if not self._unwritten and (taken := self._transcript.take()) is not None:
-            self._unwritten.append(Segment(*taken))
+        # A put that is tried again may have been carried out: then it keeps nothing more.
+        if not self._unwritten and not self._tried:
+            if (taken := self._transcript.take()) is not None:
+                self._unwritten.append(Segment(*taken))
+            self._tried = self._put is not None
         segment = self._unwritten.pop(0) if self._unwritten else None
         more = bool(self._unwritten) or self._transcript.pending
         ends = self._log.ended and not more and self._put is None
@@ -200,8 +205,10 @@ class JobJournal:
             assert segment is not None, "it is written when it has grown"
             future = self._store.append(recorder.id, self._attempt, segment)
         self._busy = True
-        self._last = self._loop.time()
-        last = segment.last if segment is not None else self._log.next - 1
+        if self._put is None:
+            # The first text is not held up by what has come before it.
+            self._last = self._loop.time()
+        last = segment.last if segment is not None else self._transcript.taken
         attempt = self._attempt
         future.add_done_callback(lambda done: self._written(done, attempt, segment, last, ends))
 
@@ -248,6 +255,7 @@ class JobJournal:
 
     def _succeeded(self, id: str | None, segment: Segment | None, last: int, ends: bool) -> None:
         first, self._put = self._put, None
+        self._tried = False
         if first is not None and id != self._transcript.recorder.id:
             # The same request has come to two nodes at once, and the other one was faster.
             assert id is not None, "a put gives an id"

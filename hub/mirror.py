@@ -11,13 +11,17 @@ Rules of this file's world:
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
+from hub.archive import Archive
 from hub.errors import HubError
 from hub.live import Live
 from hub.store.base import Segment, Store
 
 logger = logging.getLogger("hub.mirror")
+
+RETRY = 1.0
+"""Seconds until a store that is away is asked again."""
 
 
 class Mirror:
@@ -78,3 +82,92 @@ class Mirror:
         for segment in segments:
             if segment.first == log.next:
                 transcript.play(segment.body)
+
+
+class Mirrors:
+    """Those of one node: of what others own, or nobody yet, and somebody here has asked for."""
+
+    def __init__(self, store: Store, archive: Archive, *, owned: Callable[[str], bool]) -> None:
+        """``owned``: whether a response is this node's. Then its mirror is about to become the
+        response itself, and stays."""
+        self._store = store
+        self._archive = archive
+        self._owned = owned
+        self._mirrors: dict[str, Mirror] = {}
+
+    def __len__(self) -> int:
+        return len(self._mirrors)
+
+    @property
+    def read(self) -> list[str]:
+        """The ids of those that have readers."""
+        return [id for id in self._mirrors if (live := self._archive.held(id)) and live.readers]
+
+    def add(self, live: Live) -> None:
+        """Have a response that is held here show what the store has of it, as it grows."""
+        live.elsewhere = True
+        mirror = self._mirrors[live.id] = Mirror(self._store, live)
+
+        def ended() -> None:
+            if self._mirrors.get(live.id) is mirror:
+                self.close(live.id)
+
+        live.log.when_sealed(ended)
+
+    async def settle(self, live: Live) -> None:
+        """Have the log of a response hold all that the store has, for its new owner. Raises
+        ``HubError`` if the store cannot be read."""
+        if live.id not in self._mirrors:
+            self.add(live)
+        await self._mirrors[live.id].settle()
+
+    def close(self, id: str) -> None:
+        """Play no more of it. No effect if it is not mirrored."""
+        mirror = self._mirrors.pop(id, None)
+        if mirror is not None:
+            mirror.close()
+
+    def drop(self, live: Live) -> None:
+        """Nobody reads it any more: forget it."""
+        if live.id in self._mirrors and not self._owned(live.id):
+            self.close(live.id)
+            self._archive.forget(live.id)
+
+    def look(self) -> None:
+        """Forget those that nobody reads."""
+        for id in [*self._mirrors]:
+            live = self._archive.held(id)
+            if live is not None and not live.readers:
+                self.drop(live)
+
+    async def check(self) -> None:
+        """Let go of what was deleted, as soon as the store can be asked."""
+        while lives := [live for id in self._mirrors if (live := self._archive.held(id))]:
+            try:
+                found = await asyncio.gather(
+                    *(self._store.get(live.tenant, live.id) for live in lives)
+                )
+            except HubError as error:
+                logger.debug("the mirrors cannot be checked for now: %s", error)
+                await asyncio.sleep(RETRY)
+                continue
+            for live, record in zip(lives, found, strict=True):
+                if record is None and self._archive.held(live.id) is live:
+                    self.let_go(live.id)
+            return
+
+    def let_go(self, id: str) -> None:
+        """Have those who read it look for it again, and forget what is remembered of it."""
+        live = self._archive.held(id)
+        self.close(id)
+        self._archive.forget(id)
+        if live is not None:
+            live.moved()
+
+    def let_all_go(self, *, waited_for: bool) -> None:
+        """The same for all of them; for those whose readers cannot come back only if also what is
+        ``waited_for`` goes."""
+        for id in [id for id in self._mirrors if not self._owned(id)]:
+            live = self._archive.held(id)
+            if live is None or waited_for or not live.waiters:
+                self.let_go(id)

@@ -27,7 +27,7 @@ from hub.errors import Fault, HubError
 from hub.jobs import Jobs
 from hub.journal import JobJournal
 from hub.live import Live
-from hub.mirror import Mirror
+from hub.mirror import Mirrors
 from hub.policy import Policy
 from hub.store.base import Delivery, Idempotency, Record, Segment, Store
 
@@ -66,11 +66,10 @@ class Ownership:
         self._jobs = Jobs(
             store, limit=policy.jobs, now=now, run=self._run, stop=self._stop, lease=policy.lease
         )
-        self._mirrors: dict[str, Mirror] = {}
+        self._mirrors = Mirrors(store, archive, owned=self._jobs.holds)
         self._tasks: set[asyncio.Task[None]] = set()
         self._teller: asyncio.TimerHandle | None = None
-        self.over = False
-        """All was given back: nothing is followed here any more."""
+        self._over = False
 
     def start(self) -> None:
         """Take up what is in the store."""
@@ -83,12 +82,15 @@ class Ownership:
         """Claim no more. What is held stays held until it is done or handed over."""
         await self._jobs.close()
 
+    def check_open(self) -> None:
+        """Raises ``HubError`` ``shutting_down`` when all was given back: nothing is followed here
+        any more."""
+        if self._over:
+            raise HubError("shutting_down", "hub is shutting down.", retry_after=1.0)
+
     def look(self) -> None:
         """Forget mirrors that nobody reads. To be called now and then."""
-        for id in [*self._mirrors]:
-            live = self._archive.held(id)
-            if live is not None and not live.readers:
-                self.drop(live)
+        self._mirrors.look()
 
     # Beginning.
 
@@ -160,7 +162,7 @@ class Ownership:
             await self._run(replace(record, attempt=1))
         elif self._store.shared:
             # Any node may claim it.
-            self._mirror(live)
+            self._mirrors.add(live)
         elif self._bounds.room():
             self._jobs.wake()
 
@@ -169,23 +171,11 @@ class Ownership:
     def show(self, live: Live) -> None:
         """A response was read from the store that has not ended: follow it, if nodes share it."""
         if self._store.shared and not self._jobs.holds(live.id):
-            self._mirror(live)
-
-    def _mirror(self, live: Live) -> None:
-        live.elsewhere = True
-        self._mirrors[live.id] = Mirror(self._store, live)
-        live.log.when_sealed(lambda: self._close_mirror(live.id))
+            self._mirrors.add(live)
 
     def drop(self, live: Live) -> None:
         """Nobody reads a mirror any more: forget it."""
-        if live.id in self._mirrors and not self._jobs.holds(live.id):
-            self._close_mirror(live.id)
-            self._archive.forget(live.id)
-
-    def _close_mirror(self, id: str) -> None:
-        mirror = self._mirrors.pop(id, None)
-        if mirror is not None:
-            mirror.close()
+        self._mirrors.drop(live)
 
     def tell_read(self, live: Live) -> None:
         """A mirror has a reader: let its owner know."""
@@ -193,7 +183,7 @@ class Ownership:
 
     def _tell_what_is_read(self) -> None:
         """Say which mirrors are read, again and again while they are."""
-        read = [id for id in self._mirrors if (live := self._archive.held(id)) and live.readers]
+        read = self._mirrors.read
         for at in range(0, len(read), TOLD_AT_ONCE):
             self._store.tell("reading", " ".join(read[at : at + TOLD_AT_ONCE]))
         pause = max(0.1, self._policy.grace / 4)
@@ -208,7 +198,7 @@ class Ownership:
                 self._stop(body)
         elif kind == "deleted":
             if not self._jobs.holds(body):
-                self._let_mirror_go(body)
+                self._mirrors.let_go(body)
         elif kind == "reading":
             for id in body.split():
                 live = self._archive.held(id)
@@ -217,7 +207,7 @@ class Ownership:
         elif kind == "missed":
             # Some of what is remembered or shown may have been deleted meanwhile.
             self._archive.forget_ended()
-            self._let_mirrors_go(waited_for=True)
+            self._later(self._mirrors.check())
             self._jobs.wake()
 
     def end_alone(self, live: Live) -> None:
@@ -239,10 +229,8 @@ class Ownership:
         live = await self._archive.load(record)
         if record.attempt > 1 and self._store.shared and not live.recorder.ended:
             # It may have been read before its last owner had written his last.
-            if live.id not in self._mirrors:
-                self._mirror(live)
-            await self._mirrors[live.id].settle()
-        self._close_mirror(live.id)
+            await self._mirrors.settle(live)
+        self._mirrors.close(live.id)
         live.elsewhere = False
         assert isinstance(live.journal, JobJournal)
         live.attempt = record.attempt
@@ -364,7 +352,7 @@ class Ownership:
 
     async def hand_over(self) -> None:
         """Stop running what another node can go on with, and give it back to the store."""
-        self._let_mirrors_go(waited_for=False)
+        self._mirrors.let_all_go(waited_for=False)
         lives = [live for live in self._archive.live if self.can_move(live)]
         let_go = [live.let_go(self._dispatcher.cancel) for live in lives]
         for live, stopped in zip(lives, let_go, strict=True):
@@ -391,24 +379,8 @@ class Ownership:
         await self._jobs.end()
         if self._teller is not None:
             self._teller.cancel()
-        self.over = True
-        self._let_mirrors_go(waited_for=True)
-
-    def _let_mirrors_go(self, *, waited_for: bool) -> None:
-        """Have those who read what other nodes write look for it again; those who cannot come back
-        only if also what is ``waited_for`` goes."""
-        for id in [id for id in self._mirrors if not self._jobs.holds(id)]:
-            live = self._archive.held(id)
-            if live is None or waited_for or not live.waiters:
-                self._let_mirror_go(id)
-
-    def _let_mirror_go(self, id: str) -> None:
-        """What is read or remembered here is looked for again."""
-        live = self._archive.held(id)
-        self._close_mirror(id)
-        self._archive.forget(id)
-        if live is not None:
-            live.moved()
+        self._over = True
+        self._mirrors.let_all_go(waited_for=True)
 
     async def _give_away(self, live: Live) -> None:
         await self._jobs.release(live.id)

@@ -28,7 +28,7 @@ MAY_IMPORT = {
     "policy": {"errors", "api"},
     "bounds": {"errors", "live", "policy"},
     "jobs": {"errors", "store.base"},
-    "mirror": {"errors", "live", "store.base"},
+    "mirror": {"archive", "errors", "live", "store.base"},
     "ownership": {
         "errors",
         "archive",

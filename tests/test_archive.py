@@ -503,3 +503,38 @@ async def test_a_key_outlives_its_response_in_the_store_only() -> None:
     with pytest.raises(HubError) as caught:
         await bench.archive.repeated(key(), "ada")
     assert caught.value.code == "response_not_found"
+
+
+# Loading.
+
+
+@virtual
+async def test_what_is_loaded_for_one_does_not_wait_for_another() -> None:
+    """Two that ask for the same response get one, which is loaded once; whoever asks for another
+    one does not wait for that."""
+    bench = await Bench().start()
+    loop = asyncio.get_running_loop()
+    first, second = bench.stored().id, bench.stored().id
+    began = loop.time()
+    lives = await asyncio.gather(
+        *(bench.archive.open(id, "ada") for id in (first, first, second, first))
+    )
+    assert lives[0] is lives[1] is lives[3] is not lives[2]
+    assert bench.revived == 2
+    assert loop.time() - began <= 3 * bench.store.takes + 0.1
+
+
+@virtual
+async def test_what_was_forgotten_is_not_remembered_when_it_ends() -> None:
+    """A response that is held no more ends for its last readers; whoever asks for it later gets
+    what the store has, which may be another text. Its key is forgotten with it."""
+    bench = await Bench().start()
+    live = bench.begin()
+    key = Idempotency("key", b"digest", 1e9)
+    bench.archive.know(live, key)
+    bench.archive.forget(live.id)
+    assert bench.archive.known(key, "ada") is None
+    live.cancelled()
+    bench.archive.ended(live)
+    assert bench.archive.find(live.id, "ada") is None
+    assert bench.archive.remembered == 0

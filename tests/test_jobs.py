@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from hub.errors import HubError
 from hub.jobs import LEASE, Jobs
-from hub.store.base import Fenced, Lease, Record
+from hub.store.base import Fenced, Hold, Lease, Record
 from hub.store.ledger import Ledger
 from hub.store.memory import MemoryStore
 from tests.traces import traces
@@ -407,3 +407,145 @@ async def test_what_never_started_can_be_closed() -> None:
     worker = Worker(await opened())
     await worker.jobs.close()
     assert len(worker.jobs) == 0
+
+
+# Where nodes share a store.
+
+
+class SharedTrouble(TroubledStore):
+    """The troubled store, as one that nodes share."""
+
+    shared = True
+
+
+def put_held(store: TroubledStore, owner: str, *ids: str, until: float = LEASE) -> None:
+    """Foreground responses that a node has begun."""
+    for id in ids:
+        record = Record(id, "ada", "in_progress", False, 0.0, 1000.0, b"{}", attempt=1)
+        store.put(record, hold=Hold(owner, until))
+
+
+async def shared(limit: int = 2) -> tuple[SharedTrouble, Worker]:
+    store = SharedTrouble()
+    await store.start(0.0)
+    worker = Worker(store, limit=limit)
+    worker.limit = 99
+    return store, worker
+
+
+@virtual
+async def test_what_is_put_with_a_claim_is_held_like_what_is_claimed() -> None:
+    """``hold`` has it renewed, under the attempt that it was put with, until it is done."""
+    store, worker = await shared()
+    worker.jobs.start()
+    hold = worker.jobs.claimed()
+    record = Record("a", "ada", "in_progress", False, 0.0, 1000.0, b"{}", attempt=1)
+    store.put(record, hold=hold)
+    worker.jobs.hold(record)
+    await asyncio.sleep(3 * LEASE)
+    now = asyncio.get_running_loop().time()
+    assert await store.claim("other", now, LEASE, 9, foreground=True) == []
+    assert worker.jobs.room == 2, "it takes no place of background work"
+    worker.jobs.done("a")
+    await asyncio.sleep(2 * LEASE)
+    assert worker.attempts == {"a": 2}, "its lease has lapsed"
+    await worker.jobs.close()
+    await worker.jobs.end()
+
+
+@virtual
+async def test_foreground_responses_are_claimed_beyond_the_limit() -> None:
+    """What a dead node has left of them is taken over at once, all of it, however many background
+    jobs run; only those have a limit."""
+    store, worker = await shared(limit=1)
+    put(store, "x", "y")
+    put_held(store, "dead", "a", "b", "c", until=0.0)
+    worker.jobs.start()
+    await asyncio.sleep(0.1)
+    assert set(worker.attempts) == {"a", "b", "c", "x"}
+    assert worker.jobs.room == 0
+    await worker.jobs.close()
+    await worker.jobs.end()
+
+
+@virtual
+async def test_after_trouble_every_owner_has_the_time_to_renew() -> None:
+    """When the store was away, all leases may have lapsed though their owners live: nothing is
+    claimed until each of them has had the time to renew."""
+    store, worker = await shared()
+    other = Worker(store)
+    for one in (worker, other):
+        one.limit = 99
+        one.jobs.start()
+    await turn()
+    put_held(store, "me", "a", until=LEASE)
+    other.jobs.hold(Record("a", "ada", "in_progress", False, 0.0, 1000.0, b"{}", attempt=1))
+    await asyncio.sleep(1.0)
+    store.down = True
+    await asyncio.sleep(3 * LEASE)
+    store.down = False
+    await asyncio.sleep(2 * LEASE)
+    assert worker.attempts == {}
+    assert other.attempts == {}
+    for one in (worker, other):
+        await one.jobs.close()
+        await one.jobs.end()
+
+
+@virtual
+async def test_what_is_let_lapse_is_not_claimed_before() -> None:
+    """A job that is let lapse is held no more, and nobody has it until its lease is over."""
+    store, worker = await shared()
+    put(store, "a")
+    worker.jobs.start()
+    await turn()
+    del worker.attempts["a"]
+    worker.jobs.let_lapse("a")
+    assert not worker.jobs.holds("a")
+    await asyncio.sleep(LEASE * 0.9)
+    assert worker.attempts == {}
+    await asyncio.sleep(LEASE / 2)
+    assert worker.attempts == {"a": 2}
+    await worker.jobs.close()
+    await worker.jobs.end()
+
+
+@virtual
+async def test_what_runs_while_a_node_drains_stays_its_own() -> None:
+    """After ``close`` nothing more is claimed, but what is held is renewed, also through trouble,
+    for as long as the drain takes; after ``end`` it lapses."""
+    store, worker = await shared()
+    put(store, "a")
+    worker.jobs.start()
+    await turn()
+    await worker.jobs.close()
+    put(store, "b")
+    await asyncio.sleep(LEASE)
+    store.down = True
+    await asyncio.sleep(LEASE / 2)
+    store.down = False
+    await asyncio.sleep(LEASE)
+    assert await free(store) == ["b"]
+    await worker.jobs.end()
+    await asyncio.sleep(LEASE + 0.1)
+    assert await free(store) == ["a", "b"]
+
+
+@virtual
+async def test_what_was_claimed_and_not_begun_is_given_back() -> None:
+    """A node that stops while it is starting a job does not keep it."""
+    store, worker = await shared()
+    put(store, "a")
+    run = asyncio.Event()
+
+    async def slow(record: Record) -> None:
+        await run.wait()
+
+    worker.jobs._run = slow
+    worker.jobs.start()
+    await turn()
+    assert worker.jobs.holds("a")
+    await worker.jobs.close()
+    assert not worker.jobs.holds("a")
+    assert await free(store) == ["a"]
+    await worker.jobs.end()

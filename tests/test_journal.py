@@ -3,7 +3,7 @@
 import asyncio
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any, Literal
 
@@ -17,7 +17,16 @@ from hub.api.responses import parse_create
 from hub.api.transcript import Transcript
 from hub.errors import HubError
 from hub.journal import GAP, RETRY, ForegroundJournal, JobJournal, result_of
-from hub.store.base import Delivery, Fenced, Hold, Idempotency, Record, Segment
+from hub.store.base import (
+    Behind,
+    Delivery,
+    Fenced,
+    Hold,
+    Idempotency,
+    IdempotencyConflict,
+    Record,
+    Segment,
+)
 from hub.store.memory import MemoryStore
 from tests.traces import traces
 from tests.virtual import virtual
@@ -673,3 +682,272 @@ def test_a_fence_is_what_the_store_raises() -> None:
         assert isinstance(write.answer.exception(), Fenced)
 
     check()
+
+
+# Responses that a shared store does not have yet.
+
+
+class SharedScript(ScriptedStore):
+    """The scripted store, as one that nodes share: it may lose what it had."""
+
+    shared = True
+
+    def lose(self, count: int) -> None:
+        """Forget the last segments of the log."""
+        log = self._ledger._kept[ID].log
+        del log[len(log) - count :]
+        job = self._ledger._jobs.get(ID)
+        assert job is not None
+        job.last = log[-1].last if log else -1
+
+
+class Begun:
+    """A foreground response of a shared store, whose first write is its ``put``."""
+
+    def __init__(self, *, from_memory: bool = False) -> None:
+        self.store = SharedScript()
+        self.transcript = new_transcript(background=False)
+        self.log = self.transcript.recorder.log
+        self.fenced = self.kept = 0
+        self.id = ID
+        self.journal = JobJournal(
+            self.store,
+            self.transcript,
+            tenant="ada",
+            on_fenced=self._fenced,
+            deliveries=lambda: (),
+            on_kept=self._kept,
+            put=self._put,
+            from_memory=from_memory,
+        )
+
+    async def start(self) -> "Begun":
+        await self.store.start(0.0)
+        # Held from its first event on, as the hub does.
+        self.log.hold()
+        self.log._visible = 0
+        self.journal.open(1)
+        await turn()
+        return self
+
+    def _put(self, segment: Segment | None) -> asyncio.Future[str]:
+        record = replace(record_of(self.transcript, "in_progress", None), attempt=1)
+        done: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+
+        def settled(write: asyncio.Future[Any]) -> None:
+            error = write.exception()
+            if error is None:
+                done.set_result(self.id)
+            else:
+                done.set_exception(error)
+
+        self.store.put(record, segment=segment, hold=Hold("me", 1e9)).add_done_callback(settled)
+        return done
+
+    def _fenced(self) -> None:
+        self.fenced += 1
+
+    def _kept(self) -> None:
+        self.kept += 1
+
+    def settle(self, outcome: Outcome = "kept") -> None:
+        (write,) = self.store.waiting
+        write.settle(outcome)
+
+    def fail(self, error: Exception) -> None:
+        (write,) = self.store.waiting
+        write.answer.set_exception(error)
+
+    async def settle_all(self) -> None:
+        await asyncio.sleep(2 * RETRY)
+        while self.store.waiting:
+            (write,) = self.store.waiting
+            if write.kind == "append" and write.segment is not None:
+                log = await self.store.read(ID)
+                if log and log[-1].last < write.segment.first - 1:
+                    write.answer.set_exception(Behind(log[-1].last, "lost"))
+                    await asyncio.sleep(2 * RETRY)
+                    continue
+            write.settle()
+            await asyncio.sleep(2 * RETRY)
+
+    async def check_kept_exactly(self) -> None:
+        again = new_transcript(background=False)
+        for segment in await self.store.read(ID):
+            assert segment.first == again.recorder.log.next
+            again.play(segment.body)
+        assert wires(again) == wires(self.transcript)
+        assert self.log.sealed
+
+
+@given(traces(st.one_of(says, says, settles, settles, waits), 30))
+@virtual
+async def test_what_has_just_begun_is_put_with_its_first_piece(
+    steps: list[tuple[Any, ...]],
+) -> None:
+    """The first write is the ``put``, repeated as it was until it succeeds, whatever became of it;
+    the rest follows in order, and nobody sees anything before."""
+    begun = await Begun().start()
+    begun.transcript.started()
+    for step in steps:
+        match step:
+            case ("say", str(text)):
+                begun.transcript.text(text)
+            case ("settle", outcome):
+                for write in begun.store.waiting:
+                    write.settle(outcome)
+            case ("wait", float(seconds)):
+                await asyncio.sleep(seconds)
+        await turn()
+        kinds = [write.kind for write in begun.store.writes]
+        assert "put" not in kinds[kinds.count("put") :], "once it is there, it is appended to"
+        puts = [write.segment for write in begun.store.writes if write.kind == "put"]
+        assert all(segment == puts[0] for segment in puts)
+    end(begun.transcript)
+    await begun.settle_all()
+    await begun.check_kept_exactly()
+    assert (begun.kept, begun.fenced) == (1, 0)
+
+
+@virtual
+async def test_the_slower_one_of_two_is_fenced_and_knows_the_other() -> None:
+    """If the store has it under another id, the same request was faster elsewhere: nothing of this
+    one is shown or written any more."""
+    begun = await Begun().start()
+    begun.id = "resp_" + "1" * 32
+    begun.transcript.text("a")
+    begun.settle()
+    await asyncio.sleep(1.0)
+    assert (begun.fenced, begun.journal.kept_as, begun.log.last) == (1, begun.id, -1)
+    assert len(begun.store.writes) == 1
+
+
+@virtual
+async def test_a_key_of_another_request_is_a_fence_too() -> None:
+    """If the key was used for another request, nothing of this one is kept."""
+    begun = await Begun().start()
+    begun.fail(IdempotencyConflict("key"))
+    await asyncio.sleep(1.0)
+    assert (begun.fenced, begun.journal.conflicts) == (1, True)
+    assert len(begun.store.writes) == 1
+
+
+@given(
+    st.lists(st.text(min_size=1, max_size=2), min_size=1, max_size=8),
+    st.integers(1, 8),
+    st.booleans(),
+)
+@virtual
+async def test_what_the_store_has_lost_is_written_again(
+    said: list[str], lost: int, ends: bool
+) -> None:
+    """When the store says that its log ends earlier, all that came after that is written again, in
+    order, and then the rest: readers see nothing twice, and nothing is missing."""
+    begun = await Begun().start()
+    begun.transcript.started()
+    begun.settle()
+    for text in said:
+        begun.transcript.text(text)
+        await asyncio.sleep(GAP)
+        await turn()
+        for write in begun.store.waiting:
+            write.settle()
+        await turn()
+    seen = begun.log.last
+    log = await begun.store.read(ID)
+    begun.store.lose(min(lost, len(log) - 1))
+    begun.transcript.text("more")
+    await asyncio.sleep(GAP)
+    await turn()
+    reach = (await begun.store.read(ID))[-1].last
+    (write,) = begun.store.waiting
+    assert write.segment is not None
+    if reach < write.segment.first - 1:
+        begun.fail(Behind(reach, "lost"))
+    assert begun.log.last == seen
+    if ends:
+        end(begun.transcript)
+        await begun.settle_all()
+    else:
+        await begun.settle_all()
+        end(begun.transcript)
+        await begun.settle_all()
+    await begun.check_kept_exactly()
+    assert begun.kept == 1
+
+
+@virtual
+async def test_an_end_that_another_owner_wrote_is_not_taken_for_ones_own() -> None:
+    """A repeated ``complete`` is fenced off, and the response has ended: but as a later attempt. It
+    is another text, and nothing of this one's end is shown."""
+    begun = await Begun().start()
+    begun.transcript.started()
+    begun.settle()
+    await turn()
+    seen = begun.log.last
+    await asyncio.sleep(GAP)
+    begun.transcript.cancel()
+    await turn()
+    begun.settle("refused")
+    (record,) = await begun.store.claim("another", 2e9, LEASE, 1, foreground=True)
+    MemoryStore.complete(begun.store, ID, record.attempt, status="completed", result=b"{}")
+    await asyncio.sleep(RETRY)
+    begun.settle()
+    await turn()
+    assert (begun.fenced, begun.kept, begun.log.last) == (1, 0, seen)
+
+
+# Readers that go on from memory.
+
+
+@virtual
+async def test_from_memory_readers_see_what_the_store_lacks() -> None:
+    """Once a write has failed, readers see everything at once, also the end; when the store is back
+    it is written in order, and nobody is adrift any more."""
+    begun = await Begun(from_memory=True).start()
+    begun.transcript.started()
+    begun.settle()
+    await asyncio.sleep(GAP)
+    begun.transcript.text("a")
+    await turn()
+    assert not begun.journal.adrift
+    assert begun.log.last < begun.log.next - 1
+    begun.settle("refused")
+    await turn()
+    assert begun.journal.adrift
+    assert begun.log.last == begun.log.next - 1
+    begun.transcript.text("b")
+    assert begun.log.last == begun.log.next - 1
+    await asyncio.sleep(RETRY)
+    begun.settle()
+    await turn()
+    assert not begun.journal.adrift
+    begun.transcript.text("c")
+    assert begun.log.last < begun.log.next - 1, "from now on it is written first again"
+    end(begun.transcript)
+    await begun.settle_all()
+    await begun.check_kept_exactly()
+
+
+@virtual
+async def test_a_fence_while_adrift_shows_nothing_more() -> None:
+    """Who is fenced off while his readers go on from memory tells his owner, who knows that they
+    have seen too much; only the end that he is given then is shown."""
+    begun = await Begun(from_memory=True).start()
+    begun.transcript.started()
+    begun.settle()
+    await asyncio.sleep(GAP)
+    begun.transcript.text("a")
+    await turn()
+    begun.settle("refused")
+    await turn()
+    await begun.store.claim("another", 2e9, LEASE, 1, foreground=True)
+    await asyncio.sleep(RETRY)
+    begun.settle()
+    await turn()
+    assert (begun.fenced, begun.journal.adrift) == (1, True)
+    seen = begun.log.last
+    begun.transcript.text("b")
+    assert begun.log.last == seen
+    begun.transcript.fail(HubError("worker_lost", "No."))
+    assert begun.log.sealed

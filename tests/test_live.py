@@ -99,7 +99,7 @@ def test_a_cursor_is_on_an_event_that_readers_see(cursor: int, said: int, held: 
 # Waiting.
 
 
-async def state(waiter: asyncio.Task[None]) -> bool:
+async def state(waiter: asyncio.Task[Any]) -> bool:
     """Whether it has waited enough, after this turn of the loop."""
     for _ in range(3):
         await asyncio.sleep(0)
@@ -310,3 +310,59 @@ def test_what_was_handed_over_does_not_end_here() -> None:
     live.handed_over = True
     live.cancelled()
     assert not live.log.ended
+
+
+# Moving to another node.
+
+
+def test_who_reads_is_told_once_that_it_moves() -> None:
+    """``when_moved`` calls once, also if it moves twice; at once if it has moved; nobody who has
+    gone by then."""
+    live = new()
+    told: list[str] = []
+
+    def gone() -> None:
+        told.append("gone")
+
+    live.when_moved(lambda: told.append("early"))
+    live.when_moved(gone)
+    live.stay(gone)
+    assert told == []
+    live.moved()
+    live.moved()
+    live.when_moved(lambda: told.append("late"))
+    live.stay(gone)
+    assert told == ["early", "late"]
+
+
+@virtual
+async def test_a_move_ends_the_wait_for_the_end() -> None:
+    """Whoever waits for its end hears that there is none to come here, and nothing of him is
+    left."""
+    live = new()
+    waiter = asyncio.create_task(live.until_ended())
+    assert not await state(waiter)
+    live.moved()
+    assert await state(waiter)
+    assert not live.log.ended
+    await live.until_ended()
+
+
+@virtual
+async def test_it_is_let_go_of_when_its_engine_says_so() -> None:
+    """``let_go`` asks its model server to stop, and is done when that has stopped, without an end;
+    or with one, if that was faster."""
+    stopped: list[Live] = []
+    live = new()
+    done = live.let_go(stopped.append)
+    assert (stopped, done.done()) == ([live], False)
+    live.sink.text("the last word")
+    live.cancelled()
+    assert done.done()
+    assert not live.log.ended
+    fast = new()
+    done = fast.let_go(stopped.append)
+    fast.sink.finish("stop")
+    fast.completed()
+    assert done.done()
+    assert types(fast)[-1] == "completed"

@@ -258,7 +258,7 @@ class World:
         self.memory = memory
         self.latency = latency
         self.loop = asyncio.get_running_loop()
-        self.loop.set_task_factory(_taken)
+        self.loop.set_task_factory(_taken)  # type: ignore[arg-type]
         self.common = Common()
         self.failures: list[BaseException] = []
         self.stories: list[Story] = []

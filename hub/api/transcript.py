@@ -50,6 +50,11 @@ class Transcript:
         """Whether ``take`` would give something."""
         return self.recorder.log.next > self._first
 
+    @property
+    def taken(self) -> int:
+        """The number of the last event that was taken, or was there before."""
+        return self._first - 1
+
     def play(self, body: bytes) -> None:
         """Do to the recorder what was done to it when ``body`` was taken; not to be taken again."""
         for call in orjson.loads(body):

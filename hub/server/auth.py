@@ -16,6 +16,7 @@ import secrets
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import NamedTuple, Protocol
 
 from hub.api.requests import Request
@@ -209,14 +210,23 @@ class Gate:
             self._tell(terms.key)
 
     def hold(self, live: Live) -> None:
-        """A response has begun: count it until its end."""
+        """A response has begun: count it until its end, or until another node goes on with it."""
         if (used := self._in_hand.get(live.terms.key)) is not None and not live.log.sealed:
             used.lives.add(live)
-            live.log.when_sealed(lambda: self._let_go(used, live))
+            moved = partial(self._let_go, used, live)
+            live.when_moved(moved)
+
+            def ended() -> None:
+                # It refers back to the response.
+                live.stay(moved)
+                moved()
+
+            live.log.when_sealed(ended)
 
     def _let_go(self, used: _InHand, live: Live) -> None:
-        used.lives.discard(live)
-        self._tell(live.terms.key)
+        if live in used.lives:
+            used.lives.remove(live)
+            self._tell(live.terms.key)
 
     def ended(self, live: Live) -> None:
         """A response has ended that a model server was asked for: charge its key."""

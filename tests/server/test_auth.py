@@ -182,6 +182,17 @@ def test_a_key_has_so_many_responses_at_a_time() -> None:
     world.ask(who)
 
 
+def test_what_moves_to_another_node_is_not_counted_here_any_more() -> None:
+    text, one = key(limits=Limits(concurrent=1))
+    world = World(one)
+    who = world.gate.principal(bearer(text))
+    live = world.ask(who)
+    with refused("rate_limit_exceeded"):
+        world.ask(who)
+    live.moved()
+    world.ask(who)
+
+
 def test_tokens_are_charged_when_a_response_has_ended() -> None:
     text, one = key(limits=Limits(tokens_per_minute=60))
     world = World(one)
