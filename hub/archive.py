@@ -5,6 +5,7 @@ all the same. Those that are not to be stored are forgotten when they end.
 """
 
 import asyncio
+import logging
 import re
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
@@ -16,7 +17,9 @@ from hub.api.requests import Json, Request
 from hub.api.responses import parse_create
 from hub.errors import Fault, HubError
 from hub.live import Live
-from hub.store.base import Idempotency, IdempotencyConflict, Record, Store
+from hub.store.base import PATIENCE, Idempotency, IdempotencyConflict, Record, Store
+
+logger = logging.getLogger("hub.archive")
 
 _ID = re.compile(r"resp_[0-9a-f]{32}")
 
@@ -101,6 +104,18 @@ class Archive:
             if live.recorder.created_at < created_before:
                 self._drop(id)
 
+    def sweep(self, now: float, max_bytes: int | None) -> None:
+        """Have the store forget what has expired. What fails is left to the next sweep."""
+
+        def swept(done: asyncio.Future[int]) -> None:
+            error = None if done.cancelled() else done.exception()
+            if isinstance(error, HubError):
+                logger.debug("what has expired stays for now: %s", error)
+            elif error is not None:
+                raise error
+
+        self._store.expire(now, max_bytes).add_done_callback(swept)
+
     def forget(self, id: str) -> None:
         """Hold it no more."""
         if id in self._live:
@@ -134,9 +149,12 @@ class Archive:
         return live
 
     async def open(self, id: str, tenant: str) -> Live:
-        """The response of that id, wherever it is. Raises ``HubError`` ``response_not_found``."""
+        """The response of that id, wherever it is. Raises ``HubError`` ``response_not_found``, and
+        ``store_unavailable`` for one that another node writes while that cannot be seen."""
         live = self.find(id, tenant)
         if live is not None:
+            if live.elsewhere and not live.log.sealed and self._store.lag > PATIENCE:
+                raise HubError("store_unavailable", "The store is out of reach.", retry_after=1.0)
             return live
         record = await self.record(id, tenant)
         if record is None:

@@ -200,7 +200,7 @@ class Settings:
         "How long (s) a node that is not heard of keeps its responses before another goes on with "
         "them (shared store).",
         default=5.0,
-        type=click.FloatRange(min=1),
+        type=click.FloatRange(min=4),
         metavar="S",
     )
     workers: int = _option(

@@ -109,7 +109,7 @@ class Hub:
 
     def _sweep(self) -> None:
         """Forget what has expired, now and at regular intervals."""
-        self.store.expire(self.now(), self.policy.store_bytes)
+        self._archive.sweep(self.now(), self.policy.store_bytes)
         self._archive.expire(self.now() - self.policy.retention)
         self._owned.look()
         self._sweeper = asyncio.get_running_loop().call_later(SWEEP, self._sweep)
@@ -265,7 +265,7 @@ class Hub:
                 return record.result
             live = await self._archive.glance(id, record)
         result = orjson.dumps(live.recorder.snapshot())
-        kept = await live.until_kept() or self._archive.find(id, tenant) is live
+        kept = await live.until_kept(PATIENCE) or self._archive.find(id, tenant) is live
         return result if kept else await self.result(id, tenant=tenant)
 
     async def repeated(self, idempotency: Idempotency, *, tenant: str = "") -> Live | None:
@@ -327,6 +327,7 @@ class Hub:
                 return live
             self._owned.check_open()
             live = await self.open(live.kept_as, tenant=live.tenant)
+            self._owned.check_open()
 
     def join(self, live: Live) -> None:
         """A reader begins to read."""

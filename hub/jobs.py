@@ -55,6 +55,8 @@ class Jobs:
         """Those of them that are not running yet."""
         self._quiet_until = float("-inf")
         """When the owners of lapsed leases have had their time."""
+        self._trouble = False
+        """The store has failed, and that was said."""
         self._news = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
 
@@ -128,8 +130,9 @@ class Jobs:
         while True:
             try:
                 await self._renew()
+                self._trouble = False
             except HubError as error:
-                logger.warning("cannot renew leases: %s", error)
+                self._complain("cannot renew leases", error)
             await asyncio.sleep(self._lease / 3)
 
     async def _work(self) -> None:
@@ -147,13 +150,22 @@ class Jobs:
                     await self._renew()
                     renewed = now
                 await self._claim()
+                self._trouble = False
             except HubError as error:
                 # The store is in trouble. What runs goes on; claiming is tried again.
-                logger.warning("cannot claim work: %s", error)
+                self._complain("cannot claim work", error)
                 if self._store.shared:
                     renewed = float("-inf")
                     # They try as often as this one, and may have failed just after it.
                     self._quiet_until = self._now() + self._lease * 2 / 3
+            except Exception:
+                # Boundary: without this task every lease would lapse. What is wrong may be one job.
+                logger.exception("claiming has failed")
+
+    def _complain(self, what: str, error: HubError) -> None:
+        """Say once that the store is in trouble."""
+        logger.log(logging.DEBUG if self._trouble else logging.WARNING, "%s: %s", what, error)
+        self._trouble = True
 
     async def _renew(self) -> None:
         leases = [Lease(id, attempt) for id, attempt in self._held.items()]

@@ -11,8 +11,8 @@ Two ways, by what was promised:
   response at a time, so that they cannot overtake.
 
 A write that fails is repeated until it succeeds: nothing is dropped and nothing is shown that is
-not kept, unless it is said that readers go on *from memory* meanwhile. What the store has lost
-again is written again. A job whose fence has risen is no longer ours to write.
+not kept, unless it is said that readers go on *from memory* meanwhile, up to the end. What the
+store has lost again is written again. A job whose fence has risen is no longer ours to write.
 """
 
 import asyncio
@@ -167,7 +167,7 @@ class JobJournal:
                 self._log.release(self._log.next - 1)
             return
         if self.adrift:
-            self._log.release(self._log.next - 1)
+            self._show()
         if self._scheduled is None and not self._busy:
             due = self._last + GAP
             if self._loop.time() >= due:
@@ -301,11 +301,17 @@ class JobJournal:
         on_kept()
 
     def _retry(self, error: HubError) -> None:
-        logger.warning("%s waits for the store: %s", self._transcript.recorder.id, error)
+        # One of many that wait for the same: whoever claims work says that the store is in trouble.
+        logger.debug("%s waits for the store: %s", self._transcript.recorder.id, error)
         self._scheduled = self._loop.call_later(RETRY, self._write)
         if self._from_memory and not self.adrift:
             self.adrift = True
-            self._log.release(self._log.next - 1)
+            self._show()
+
+    def _show(self) -> None:
+        """Show what the store does not have, but no end: nobody is told of a result that another
+        node may yet make another time."""
+        self._log.release(self._log.next - 1 - self._log.ended)
 
     def _fence(self) -> None:
         self.fenced = True

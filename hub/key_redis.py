@@ -41,6 +41,10 @@ def update(url: str, change: Callable[[Keyring], Keyring]) -> Keyring:
         return redis.update(change)
 
 
+class _Away(KeysError):
+    """Redis is out of reach, or refuses. How it says so differs from time to time."""
+
+
 class Watched:
     """A keyring that follows what is in Redis: ``WatchedKeys``."""
 
@@ -61,9 +65,10 @@ class Watched:
             if keyring is None and self._there:
                 raise KeysError(f"The keys in {self._redis.place} have gone.")
         except KeysError as error:
-            if str(error) != self._complaint:
+            complaint = "away" if isinstance(error, _Away) else str(error)
+            if complaint != self._complaint:
                 logger.error("%s The keys of before stay.", error)
-            self._complaint = str(error)
+            self._complaint = complaint
             return None
         self._complaint = ""
         if keyring is None or keyring.keys == self.keyring.keys:
@@ -104,7 +109,7 @@ class _Redis:
             )
             # Not connected: whether it has options that the client does not know.
             self._client.connection_pool.make_connection()
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, redis.RedisError):
             # What it says may repeat a password.
             raise KeysError(f"The keys' place {self.place} is no URL of Redis.") from None
 
@@ -121,7 +126,7 @@ class _Redis:
         try:
             return self._parsed(self._client.get(NAME))
         except self._lost as error:
-            raise KeysError(f"The keys in {self.place} cannot be read: {error}") from None
+            raise _Away(f"The keys in {self.place} cannot be read: {error}") from None
 
     def update(self, change: Callable[[Keyring], Keyring]) -> Keyring:
         try:

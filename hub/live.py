@@ -222,15 +222,20 @@ class Live:
             async with asyncio.timeout(patience):
                 await self._until(lambda: bool(self.recorder.output) or self.log.sealed)
 
-    async def until_kept(self) -> bool:
+    async def until_kept(self, patience: float | None = None) -> bool:
         """Wait until readers may see all that was written so far, or never will from here: then it
-        is False, since another node owns it."""
+        is False, since another node owns it. Raises ``HubError`` ``store_unavailable`` after
+        ``patience`` seconds."""
         last, journal = self.log.next - 1, self.journal
 
         def fenced() -> bool:
             return isinstance(journal, JobJournal) and journal.fenced
 
-        await self._until(lambda: self.log.last >= last or fenced())
+        try:
+            async with asyncio.timeout(patience):
+                await self._until(lambda: self.log.last >= last or fenced())
+        except TimeoutError:
+            raise HubError("store_unavailable", "The store is behind.", retry_after=1.0) from None
         return not fenced()
 
     async def _until(self, holds: Callable[[], bool]) -> None:

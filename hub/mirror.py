@@ -128,8 +128,9 @@ class Mirrors:
             mirror.close()
 
     def drop(self, live: Live) -> None:
-        """Nobody reads it any more: forget it."""
-        if live.id in self._mirrors and not self._owned(live.id):
+        """Nobody reads it any more: forget it, unless that was done and it was opened again."""
+        held = self._archive.held(live.id) is live
+        if held and live.id in self._mirrors and not self._owned(live.id):
             self.close(live.id)
             self._archive.forget(live.id)
 

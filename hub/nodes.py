@@ -105,7 +105,11 @@ class Nodes:
             with suppress(TimeoutError):
                 async with asyncio.timeout(INTERVAL - PAUSE):
                     await self._soon.wait()
-            await self._beat()
+            try:
+                await self._beat()
+            except Exception:
+                # Boundary: whatever is wrong with one state, this node must not fall silent.
+                logger.exception("a beat has failed")
             await asyncio.sleep(PAUSE)
 
     async def _beat(self) -> None:

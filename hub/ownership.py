@@ -34,7 +34,7 @@ from hub.store.base import Delivery, Idempotency, Record, Segment, Store
 logger = logging.getLogger("hub.ownership")
 
 LAST_WORDS = 5.0
-"""Seconds that a process which ends waits for a shared store."""
+"""Seconds that a process which ends waits for the store."""
 TOLD_AT_ONCE = 100
 """Ids in one message to the other nodes."""
 
@@ -354,11 +354,9 @@ class Ownership:
         """Stop running what another node can go on with, and give it back to the store."""
         self._mirrors.let_all_go(waited_for=False)
         lives = [live for live in self._archive.live if self.can_move(live)]
-        let_go = [live.let_go(self._dispatcher.cancel) for live in lives]
-        for live, stopped in zip(lives, let_go, strict=True):
-            await stopped
-            await live.until_kept()
-            await self._give_away(live)
+        stopped = [live.let_go(self._dispatcher.cancel) for live in lives]
+        # All at once: one after the other, hundreds would take longer than the drain.
+        await asyncio.gather(*map(self._give_away, lives, stopped))
 
     def keep_unended(self) -> list[Live]:
         """All that this node owns: when their model servers let go of them now, they do not end.
@@ -370,22 +368,24 @@ class Ownership:
 
     async def give_back(self, lives: Sequence[Live]) -> None:
         """Another node, or this one after its next start, goes on with these."""
+        self._over = True
         with suppress(TimeoutError):
-            # A shared store that is out of reach has given them away when it is back.
-            async with asyncio.timeout(LAST_WORDS if self._store.shared else None):
-                for live in lives:
-                    await live.until_kept()
-                    await self._give_away(live)
+            async with asyncio.timeout(LAST_WORDS):
+                await asyncio.gather(*map(self._give_away, lives))
+        for live in lives:
+            # Where the store is out of reach, a lease that lapses gives it away.
+            self._mirrors.let_go(live.id)
         await self._jobs.end()
         if self._teller is not None:
             self._teller.cancel()
-        self._over = True
         self._mirrors.let_all_go(waited_for=True)
 
-    async def _give_away(self, live: Live) -> None:
+    async def _give_away(self, live: Live, stopped: asyncio.Future[None] | None = None) -> None:
+        if stopped is not None:
+            await stopped
+        await live.until_kept()
         await self._jobs.release(live.id)
-        self._archive.forget(live.id)
-        live.moved()
+        self._mirrors.let_go(live.id)
 
     def can_move(self, live: Live) -> bool:
         """Whether another node could go on with it just now, without its readers noticing."""

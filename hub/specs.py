@@ -144,4 +144,8 @@ def parse_shared_store(text: str) -> str | None:
     if scheme not in _SHARED:
         # Not quoted: it may hold a password.
         raise ValueError(f"a URL of a store begins with {', '.join(_SHARED)}")
+    database = urlsplit(text).path.strip("/")
+    if scheme != "unix" and not re.fullmatch(r"[0-9]*", database):
+        # Redis's client would take database 0.
+        raise ValueError("after the address of Redis comes the number of its database, as in /0")
     return f"{_SHARED[scheme]}://{rest}"

@@ -32,7 +32,7 @@ STABLE = 10.0
 """Seconds that a worker must have served for another one to take its place at once."""
 FIRST, MOST = 0.5, 30.0
 """Seconds until the next try for one that did not; they double from the first to the most."""
-OVERDUE = 10.0
+OVERDUE = 20.0
 """Seconds after the end of its drain after which a worker is killed."""
 
 _SERVES, _RELOAD, _STOP, _HURRY = b"+", b"r", b"s", b"h"

@@ -13,7 +13,7 @@ from hub.api.fim import FAMILIES, Family, Other
 from hub.config import Settings
 from hub.dispatch.terms import RULES, Class
 from hub.options import from_options, options
-from hub.specs import UpstreamSpec
+from hub.specs import UpstreamSpec, parse_shared_store
 
 settings_read: list[Settings] = []
 
@@ -194,6 +194,7 @@ def test_settings_do_not_show_their_secrets() -> None:
         ("unix:///run/redis.sock?db=1", "unix:///run/redis.sock?db=1"),
         ("valkey://h", "redis://h"),
         ("valkeys://h", "rediss://h"),
+        ("redis://h/", "redis://h/"),
     ],
 )
 def test_a_store_may_be_shared(store: str, url: str | None) -> None:
@@ -202,6 +203,13 @@ def test_a_store_may_be_shared(store: str, url: str | None) -> None:
     assert settings.shared_store == url
     assert url is None or settings.store_directory is None
     assert not url or url not in repr(settings)
+
+
+def test_the_database_of_a_shared_store_is_a_number() -> None:
+    """Redis's client would take another name of one for 0, and nodes would not meet."""
+    with pytest.raises(ValueError, match="number of its database") as error:
+        parse_shared_store("redis://u:secret@h:1/main")
+    assert "secret" not in str(error.value)
 
 
 def test_workers_need_a_shared_store(tmp_path: Path) -> None:

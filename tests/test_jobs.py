@@ -362,6 +362,21 @@ async def test_trouble_with_the_store_does_not_end_the_work(
 
 
 @virtual
+async def test_trouble_with_the_store_is_said_once(caplog: pytest.LogCaptureFixture) -> None:
+    """Once for each time of trouble, however long it lasts."""
+    store = await opened()
+    worker = await started(store, "a")
+    for number in (1, 2):
+        store.down = True
+        await asyncio.sleep(LEASE * 2)
+        said = [one for one in caplog.records if one.levelno == logging.WARNING]
+        assert len(said) == number
+        store.down = False
+        await asyncio.sleep(LEASE)
+    await worker.jobs.close()
+
+
+@virtual
 async def test_nobody_claims_his_own_work_after_trouble() -> None:
     """When the store was away for longer than a lease, what runs here is renewed before anything
     is claimed: it must not run twice."""

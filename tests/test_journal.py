@@ -344,8 +344,8 @@ async def test_a_failed_write_is_repeated_as_it_was(caplog: pytest.LogCaptureFix
     (write,) = job.store.waiting
     assert write.segment is not None
     assert (write.segment.first, write.segment.last) == (seen + 2, job.log.next - 1)
-    waits = [record for record in caplog.records if record.levelno == logging.WARNING]
-    assert ["waits for the store" in record.message for record in waits] == [True] * 3
+    # Hundreds wait at the same time: that is said elsewhere, once.
+    assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
 
 
 # Jobs: the end.

@@ -135,6 +135,8 @@ def test_where_nobody_is_is_an_error_that_names_it_without_secrets() -> None:
         update(NOBODY, lambda keyring: keyring)
     with pytest.raises(KeysError, match="is no URL of Redis"):
         load("redis://127.0.0.1:1/0?no_such_option=1")
+    with pytest.raises(KeysError, match="no URL of Redis"):
+        load("redis://127.0.0.1:1/0?protocol=9")
 
 
 @pytest.mark.parametrize(

@@ -140,6 +140,19 @@ async def test_what_was_written_so_far_is_waited_for() -> None:
 
 
 @virtual
+async def test_who_waits_for_the_store_is_told_when_it_takes_too_long() -> None:
+    """With a patience, ``until_kept`` does not wait longer than that."""
+    live = new()
+    live.log.hold()
+    live.sink.text("a")
+    with pytest.raises(HubError) as error:
+        await live.until_kept(2.0)
+    assert error.value.code == "store_unavailable"
+    assert asyncio.get_running_loop().time() == pytest.approx(2.0)
+    assert live.log.readers == 0
+
+
+@virtual
 async def test_nobody_waits_for_what_another_keeps() -> None:
     """Once its journal is fenced off, nothing more of it is kept here: the wait is over."""
     live = new(background=True)

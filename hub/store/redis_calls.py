@@ -250,7 +250,8 @@ class Calls:
 
     def forget(self, id: str) -> None:
         """Another node has deleted it: it is not to be made once more."""
-        self._recent.forget(id)
+        assert self._loop is not None
+        self._recent.forget(self._loop.time(), id)
 
     def remember(self, id: str, command: tuple[Any, ...]) -> None:
         """What a call has done beside others can be done once more by this command."""

@@ -33,8 +33,8 @@ async def check(address: Address) -> None:
     except (RedisError, OSError) as error:
         raise _refused(
             address.place,
-            f"it cannot be reached: {error}. Check that it runs there, and the address, the user"
-            " and the password in --store",
+            f"it cannot be reached: {str(error).rstrip('.?')}. Check that it runs there, and the"
+            " address, the user and the password in --store",
         ) from error
     finally:
         await connection.disconnect(nowait=True)

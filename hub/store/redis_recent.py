@@ -20,6 +20,8 @@ class Recent:
     def __init__(self) -> None:
         self._changes: deque[tuple[float, str, bytes]] = deque()
         self._bytes = 0
+        self._deleted: dict[str, float] = {}
+        """What other nodes have deleted, and when that was heard."""
 
     def add(self, now: float, id: str, packed: bytes) -> None:
         """Redis has made a change to what has this id."""
@@ -29,11 +31,13 @@ class Recent:
         while changes[0][0] < now - SECONDS or self._bytes > MOST:
             self._bytes -= len(changes.popleft()[2])
 
-    def forget(self, id: str) -> None:
+    def forget(self, now: float, id: str) -> None:
         """Another node has deleted it."""
-        self._changes = deque(change for change in self._changes if change[1] != id)
-        self._bytes = sum(len(packed) for _, _, packed in self._changes)
+        self._deleted[id] = now
+        # In the order of hearing: the first are the oldest.
+        while (oldest := next(iter(self._deleted))) and self._deleted[oldest] < now - SECONDS:
+            del self._deleted[oldest]
 
     def all(self) -> list[bytes]:
-        """All that there are, the oldest first."""
-        return [packed for _, _, packed in self._changes]
+        """All that there are, the oldest first, but for what was deleted."""
+        return [packed for _, id, packed in self._changes if id not in self._deleted]

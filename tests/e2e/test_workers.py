@@ -27,7 +27,7 @@ pytestmark = [
     pytest.mark.skipif(sys.platform != "linux", reason="processes are looked up in /proc"),
 ]
 
-SERVE = ("serve", "--sim", "--sim-speed", "2", "--port", "0", "--lease", "1", "--store")
+SERVE = ("serve", "--sim", "--sim-speed", "2", "--port", "0", "--lease", "4", "--store")
 PROMPT = "Question 3"
 """Its answer takes seconds."""
 TEXT = full_text(Generation(model="", messages=[{"role": "user", "content": PROMPT}]))

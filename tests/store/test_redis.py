@@ -333,6 +333,23 @@ async def test_large_requests_results_and_segments_come_back(node: Node) -> None
     )
 
 
+async def test_what_was_deleted_by_hand_stands_in_nobodys_way(
+    node: Node, redis_server: RedisServer
+) -> None:
+    """The other jobs are claimed, also when their leases have lapsed, and what expires goes."""
+    store = await node()
+    for id in ("job_1", "job_2"):
+        await store.put(job(id))
+    await store.put(answer("answer", expires_at=200.0))
+    await ask(redis_server, "DEL", "hub:r:job_1", "hub:r:answer")
+    assert [one.id for one in await store.claim("me", 100.0, LEASE, 2)] == ["job_2"]
+    await ask(redis_server, "DEL", "hub:r:job_2")
+    await store.put(job("job_3"))
+    later = 101.0 + LEASE
+    assert [one.id for one in await store.claim("me", later, LEASE, 2)] == ["job_3"]
+    await store.expire(200.0)
+
+
 async def test_many_records_expire_and_many_leases_are_renewed_in_pieces(node: Node) -> None:
     store = await node()
     count = 450

@@ -36,7 +36,7 @@ local function forget(member)
     redis.call('ZREM', 'hub:ended', member)
     redis.call('ZREM', 'hub:age', member)
   end
-  redis.call('DECRBY', 'hub:bytes', size)
+  redis.call('DECRBY', 'hub:bytes', size or 0)
   return job
 end
 
