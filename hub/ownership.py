@@ -8,13 +8,11 @@ A response becomes this node's when it begins here or when its job is claimed; a
 has readers becomes the response itself then. It stops being this node's when it was fenced off or
 is handed over: its readers are told, and find a mirror.
 
-Nodes tell each other what cannot wait for the store: that a response was cancelled or deleted, that
-there is a job, and which mirrors are read, so that their owner does not give up responses that
-somebody reads elsewhere.
+Nodes tell each other what cannot wait: that a response was cancelled or deleted, that there is a
+job, and which mirrors are read, so that their owner does not give up what is read elsewhere.
 """
 
 import asyncio
-import logging
 from collections.abc import Callable, Coroutine, Sequence
 from contextlib import suppress
 from dataclasses import replace
@@ -31,10 +29,10 @@ from hub.mirror import Mirrors
 from hub.policy import Policy
 from hub.store.base import Delivery, Idempotency, Record, Segment, Store
 
-logger = logging.getLogger("hub.ownership")
-
 LAST_WORDS = 5.0
 """Seconds that a process which ends waits for the store."""
+AGAIN = 1.0
+"""Seconds until a cancel is tried again that the store could not be told of."""
 TOLD_AT_ONCE = 100
 """Ids in one message to the other nodes."""
 
@@ -324,24 +322,26 @@ class Ownership:
             self._store.cancel(live.tenant, live.id)
             self._end_unbegun(live)
             return
-        self._later(self._cancel_elsewhere(live.tenant, live.id))
+        self._later(self._cancel_elsewhere(live))
 
     def _end_unbegun(self, live: Live) -> None:
         assert isinstance(live.journal, JobJournal)
         live.journal.open(0)
         live.cancelled()
 
-    async def _cancel_elsewhere(self, tenant: str, id: str) -> None:
+    async def _cancel_elsewhere(self, live: Live) -> None:
         try:
-            await self._store.cancel(tenant, id)
-            record = await self._store.get(tenant, id)
+            await self._store.cancel(live.tenant, live.id)
+            record = await self._store.get(live.tenant, live.id)
             if record is not None and record.result is None and not record.attempt:
                 # Nobody has it. If somebody claims it now, he finds the wish in its record.
-                live = await self._archive.revived(record)
-                if not live.recorder.ended:
-                    self._end_unbegun(live)
-        except HubError as error:
-            logger.warning("%s could not be cancelled: %s", id, error)
+                waiting = await self._archive.revived(record)
+                if not waiting.recorder.ended:
+                    self._end_unbegun(waiting)
+        except HubError:
+            # The store is out of reach. It was promised, so it is asked for again.
+            if not (self._over or live.log.sealed):
+                asyncio.get_running_loop().call_later(AGAIN, self.cancel, live)
 
     def _later(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(work)

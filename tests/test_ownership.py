@@ -328,6 +328,24 @@ async def test_anybody_can_cancel_it_anywhere() -> None:
 
 
 @virtual
+async def test_a_cancel_that_the_store_cannot_be_told_of_is_told_later() -> None:
+    """A node that is cut off keeps the wish until it is heard of again."""
+    a, b = await nodes()
+    live = a.submit()
+    (await a.engine.call(0)).sink.text("Hello")
+    await asyncio.sleep(STEP)
+    there = await b.open(live.id)
+    b.store.cut()
+    b.hub.cancel(there)
+    await asyncio.sleep(3.5)
+    assert not live.recorder.ended
+    b.store.heal()
+    await asyncio.sleep(3.5)
+    assert live.recorder.status == "cancelled"
+    assert seen(there) == seen(live)
+
+
+@virtual
 async def test_two_who_cancel_what_nobody_runs_end_it_once() -> None:
     """A job that waits can be cancelled at two nodes at once."""
     a, b = await nodes(jobs=0)
