@@ -22,6 +22,8 @@ logger = logging.getLogger("hub.mirror")
 
 RETRY = 1.0
 """Seconds until a store that is away is asked again."""
+AT_ONCE = 500
+"""Mirrors that the store is asked for at a time."""
 
 
 class Mirror:
@@ -94,6 +96,8 @@ class Mirrors:
         self._archive = archive
         self._owned = owned
         self._mirrors: dict[str, Mirror] = {}
+        self._unchecked: dict[str, Live] | None = None
+        """Those that are being checked, while that goes on."""
 
     def __len__(self) -> int:
         return len(self._mirrors)
@@ -142,20 +146,37 @@ class Mirrors:
                 self.drop(live)
 
     async def check(self) -> None:
-        """Let go of what was deleted, as soon as the store can be asked."""
-        while lives := [live for id in self._mirrors if (live := self._archive.held(id))]:
-            try:
-                found = await asyncio.gather(
-                    *(self._store.get(live.tenant, live.id) for live in lives)
-                )
-            except HubError as error:
-                logger.debug("the mirrors cannot be checked for now: %s", error)
-                await asyncio.sleep(RETRY)
-                continue
-            for live, record in zip(lives, found, strict=True):
-                if record is None and self._archive.held(live.id) is live:
-                    self.let_go(live.id)
+        """Let go of what was deleted, as soon as the store can be asked. Asked for again meanwhile,
+        it begins anew: it never runs twice."""
+        running = self._unchecked is not None
+        self._unchecked = {id: live for id in self._mirrors if (live := self._archive.held(id))}
+        if running:
             return
+        try:
+            while some := self._unchecked:
+                lives = [live for id, live in some.items() if id in self._mirrors][:AT_ONCE]
+                if not lives:
+                    return
+                gone = await self._gone(lives)
+                if gone is None:
+                    await asyncio.sleep(RETRY)
+                    continue
+                for live in lives:
+                    # If it has begun anew, these may have been deleted since.
+                    some.pop(live.id)
+                    if live in gone and self._archive.held(live.id) is live:
+                        self.let_go(live.id)
+        finally:
+            self._unchecked = None
+
+    async def _gone(self, lives: Sequence[Live]) -> set[Live] | None:
+        """Those that the store does not have. ``None`` if it cannot be asked."""
+        try:
+            found = await asyncio.gather(*(self._store.get(one.tenant, one.id) for one in lives))
+        except HubError as error:
+            logger.debug("the mirrors cannot be checked for now: %s", error)
+            return None
+        return {live for live, record in zip(lives, found, strict=True) if record is None}
 
     def let_go(self, id: str) -> None:
         """Have those who read it look for it again, and forget what is remembered of it."""

@@ -395,6 +395,26 @@ async def test_what_was_deleted_unheard_is_not_waited_for() -> None:
     assert b.mirrors == 0
 
 
+@virtual
+async def test_a_node_that_misses_messages_again_and_again_looks_once_at_a_time() -> None:
+    """While the store is away each reconnect asks for a look; one goes on, for all of them."""
+    a, b = await nodes()
+    first, second = a.submit(), a.submit()
+    await asyncio.sleep(STEP)
+    there = [await b.open(first.id), await b.open(second.id)]
+    b.store.cut()
+    await a.hub.delete(first.id)
+    for _ in range(5):
+        b.hub._owned._heard("missed", "")
+        await asyncio.sleep(STEP)
+    assert len(b.hub._owned._tasks) == 1
+    b.store.heal()
+    await asyncio.sleep(10.0)
+    assert b.hub.find(first.id) is None
+    assert b.hub.find(second.id) is there[1]
+    assert not b.hub._owned._tasks
+
+
 # Handing over.
 
 

@@ -200,6 +200,7 @@ class Cluster:
             self._progress(f"Redis serves, process {self.redis.process and self.redis.process.pid}")
             await asyncio.gather(*(node.start() for node in self.nodes))
         except BaseException:
+            # Whatever has happened, an interrupt as well: no process that was started stays.
             await self.__aexit__()
             raise
         for node in self.nodes:
